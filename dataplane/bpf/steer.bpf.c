@@ -1,0 +1,268 @@
+// The XDP program in front of the AF_XDP sockets: which frames are the workers' and which the kernel's.
+//
+// The gateway host must stay reachable whatever happens to the daemon, so everything the host handles
+// itself (ARP, neighbour discovery, multicast, non-IP, its own addresses) passes to the kernel without
+// asking the daemon. Transit traffic goes to the socket of its queue; where there is none it meets the
+// configured failure action. Nothing that the kernel would *forward* may pass while that action is
+// "drop", or it would leave without policy and translation: see the remark at untag().
+//
+// One instance is attached to each interface and has its own maps. The layouts are mirrored in steer.rs.
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define MAX_QUEUES 64
+#define MAX_LOCAL 4096
+#define HEARTBEAT_LIMIT_NS 3000000000ull
+
+#define VLAN_ID_MASK 0x0fff
+#define IP_FRAGMENT_MASK 0x3fff /* more fragments, or an offset */
+#define DHCP_SERVER_PORT 67
+#define DHCP_CLIENT_PORT 68
+#define ND_FIRST_TYPE 133 /* router solicitation */
+#define ND_LAST_TYPE 137  /* redirect */
+#define ND_HOP_LIMIT 255  /* RFC 4861: proves that the packet was not forwarded */
+
+#define FLAG_ACCEPT_DHCP 1 /* the interface has no IPv4 address yet */
+#define FLAG_COOKIE 2      /* frames handed back by the daemon pass here again (generic XDP) */
+
+struct config {
+	__u8 mac[ETH_ALEN];
+	__u8 on_failure; /* XDP_DROP or XDP_PASS, for transit frames without a socket */
+	__u8 flags;
+	__u8 cookie[ETH_ALEN]; /* source address that marks a frame handed back by the daemon */
+	__u8 unused[2];
+};
+
+enum counter {
+	PASSED,          /* the kernel's own business */
+	REDIRECTED,      /* to a socket */
+	UNATTENDED_HOST, /* to a translated address of the host, passed because no worker is alive */
+	FAILED_PASS,     /* transit without a socket, passed to the kernel (open) */
+	FAILED_DROP,     /* transit without a socket, dropped (closed) */
+	BAD_TAGS,        /* more than two nested priority tags, dropped */
+	COUNTERS
+};
+
+struct counters {
+	__u64 value[COUNTERS];
+};
+
+enum local { LOCAL_HOST = 1, LOCAL_TRANSLATED = 2 };
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, MAX_QUEUES);
+	__type(key, __u32);
+	__type(value, __u32);
+} sockets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct config);
+} config SEC(".maps");
+
+/* CLOCK_MONOTONIC in nanoseconds when the daemon last showed a sign of life */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} heartbeat SEC(".maps");
+
+/* addresses of the host, in network byte order, to enum local */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LOCAL);
+	__type(key, __be32);
+	__type(value, __u8);
+} local4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_LOCAL);
+	__type(key, struct in6_addr);
+	__type(value, __u8);
+} local6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct counters);
+} counters SEC(".maps");
+
+enum verdict { TO_KERNEL, TRANSIT, TRANSLATED };
+
+static __always_inline int count(struct counters *c, enum counter which, int action)
+{
+	c->value[which]++;
+	return action;
+}
+
+static __always_inline int same_mac(const __u8 *a, const __u8 *b)
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4] && a[5] == b[5];
+}
+
+/* A frame the daemon handed to the kernel meets generic XDP like any other. It carries the cookie as its
+ * source address and the true one behind its last byte: put that back and let it pass. */
+static __always_inline int restore(struct xdp_md *ctx)
+{
+	__u8 source[ETH_ALEN];
+	__u64 length = ctx->data_end - ctx->data;
+
+	if (length < ETH_HLEN + ETH_ALEN || bpf_xdp_load_bytes(ctx, length - ETH_ALEN, source, ETH_ALEN) ||
+	    bpf_xdp_store_bytes(ctx, ETH_ALEN, source, ETH_ALEN) || bpf_xdp_adjust_tail(ctx, -ETH_ALEN))
+		return XDP_DROP;
+	return XDP_PASS;
+}
+
+static __always_inline int is_vlan(__be16 type)
+{
+	return type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD);
+}
+
+/* Removes one priority tag (VLAN 0). The kernel treats such a frame as untagged and would forward it, so it
+ * must not pass as "some VLAN"; without the tag it is judged like any other. Returns 0 when nothing is left
+ * to remove, 1 when a tag was removed, -1 when the frame is of a VLAN proper or cut short. */
+static __always_inline int untag(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	__be16 *tag = data + ETH_HLEN;
+	__u8 mac[2 * ETH_ALEN];
+
+	if (data + ETH_HLEN + 4 > end)
+		return data + ETH_HLEN > end || is_vlan(eth->h_proto) ? -1 : 0;
+	if (!is_vlan(eth->h_proto))
+		return 0;
+	if (*tag & bpf_htons(VLAN_ID_MASK))
+		return -1;
+	__builtin_memcpy(mac, data, sizeof(mac));
+	__builtin_memcpy(data + 4, mac, sizeof(mac));
+	return bpf_xdp_adjust_head(ctx, 4) ? -1 : 1;
+}
+
+/* While the interface has no address, the server's answer goes to the offered one, which is not ours yet. */
+static __always_inline int is_dhcp_answer(const struct iphdr *ip, const void *end)
+{
+	const struct udphdr *udp = (const void *)ip + ip->ihl * 4;
+
+	return ip->protocol == IPPROTO_UDP && !(ip->frag_off & bpf_htons(IP_FRAGMENT_MASK)) && ip->ihl >= 5 &&
+	       (const void *)(udp + 1) <= end && udp->source == bpf_htons(DHCP_SERVER_PORT) &&
+	       udp->dest == bpf_htons(DHCP_CLIENT_PORT);
+}
+
+static __always_inline enum verdict judge4(const struct iphdr *ip, const void *end, const struct config *cfg)
+{
+	const __u8 *local;
+
+	if ((const void *)(ip + 1) > end)
+		return TO_KERNEL;
+	if ((ip->daddr & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || ip->daddr == bpf_htonl(INADDR_BROADCAST))
+		return TO_KERNEL;
+	local = bpf_map_lookup_elem(&local4, &ip->daddr);
+	if (local)
+		return *local == LOCAL_TRANSLATED ? TRANSLATED : TO_KERNEL;
+	if ((cfg->flags & FLAG_ACCEPT_DHCP) && is_dhcp_answer(ip, end))
+		return TO_KERNEL;
+	return TRANSIT;
+}
+
+static __always_inline int is_link_local(const struct in6_addr *a)
+{
+	return (a->s6_addr32[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
+static __always_inline enum verdict judge6(const struct ipv6hdr *ip, const void *end)
+{
+	const __u8 *type = (const void *)(ip + 1), *local;
+
+	if ((const void *)(ip + 1) > end)
+		return TO_KERNEL;
+	if (ip->daddr.s6_addr[0] == 0xff || is_link_local(&ip->daddr) || is_link_local(&ip->saddr))
+		return TO_KERNEL;
+	if (ip->nexthdr == IPPROTO_ICMPV6 && ip->hop_limit == ND_HOP_LIMIT && (const void *)(type + 1) <= end &&
+	    *type >= ND_FIRST_TYPE && *type <= ND_LAST_TYPE)
+		return TO_KERNEL;
+	local = bpf_map_lookup_elem(&local6, &ip->daddr);
+	if (local)
+		return *local == LOCAL_TRANSLATED ? TRANSLATED : TO_KERNEL;
+	return TRANSIT;
+}
+
+static __always_inline int is_alive(void)
+{
+	__u32 zero = 0;
+	const __u64 *at = bpf_map_lookup_elem(&heartbeat, &zero);
+
+	/* signed: the daemon may have written its sign of life after this clock was read */
+	return at && (__s64)(bpf_ktime_get_ns() - *at) < (__s64)HEARTBEAT_LIMIT_NS;
+}
+
+SEC("xdp")
+int sluice_steer(struct xdp_md *ctx)
+{
+	__u32 zero = 0;
+	const struct config *cfg = bpf_map_lookup_elem(&config, &zero);
+	struct counters *c = bpf_map_lookup_elem(&counters, &zero);
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	enum verdict verdict = TO_KERNEL;
+	int tags;
+
+	if (!cfg || !c)
+		return XDP_PASS;
+	if (data + ETH_HLEN > end)
+		return count(c, PASSED, XDP_PASS);
+	if ((cfg->flags & FLAG_COOKIE) && same_mac(eth->h_source, cfg->cookie))
+		return restore(ctx);
+	/* multicast, broadcast, or a frame for somebody else, which the kernel does not forward either */
+	if (!same_mac(eth->h_dest, cfg->mac))
+		return count(c, PASSED, XDP_PASS);
+
+	if (is_vlan(eth->h_proto)) {
+		tags = untag(ctx);
+		if (tags > 0)
+			tags = untag(ctx);
+		if (tags < 0)
+			return count(c, PASSED, XDP_PASS);
+		data = (void *)(long)ctx->data;
+		end = (void *)(long)ctx->data_end;
+		eth = data;
+		if (data + ETH_HLEN > end)
+			return count(c, PASSED, XDP_PASS);
+		if (is_vlan(eth->h_proto))
+			return count(c, BAD_TAGS, XDP_DROP);
+	}
+
+	if (eth->h_proto == bpf_htons(ETH_P_IP))
+		verdict = judge4(data + ETH_HLEN, end, cfg);
+	else if (eth->h_proto == bpf_htons(ETH_P_IPV6))
+		verdict = judge6(data + ETH_HLEN, end);
+
+	switch (verdict) {
+	case TRANSIT:
+		if (bpf_redirect_map(&sockets, ctx->rx_queue_index, cfg->on_failure) == XDP_REDIRECT)
+			return count(c, REDIRECTED, XDP_REDIRECT);
+		return cfg->on_failure == XDP_PASS ? count(c, FAILED_PASS, XDP_PASS) : count(c, FAILED_DROP, XDP_DROP);
+	case TRANSLATED:
+		if (is_alive() && bpf_redirect_map(&sockets, ctx->rx_queue_index, XDP_PASS) == XDP_REDIRECT)
+			return count(c, REDIRECTED, XDP_REDIRECT);
+		return count(c, UNATTENDED_HOST, XDP_PASS);
+	default:
+		return count(c, PASSED, XDP_PASS);
+	}
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,148 @@
+//! A connection: two cache lines for IPv4, what every packet touches in the first.
+
+use super::tcp::TcpTrack;
+use super::{Direction, Key, Ticks, Tuple};
+use crate::packet::Address;
+
+/// Tracking state of a packet, as rules match it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum CtState {
+    /// First packet of a connection, or another before any reply.
+    New = 0,
+    /// Belongs to a connection that has seen packets both ways.
+    Established = 1,
+    /// Starts a connection that a tracked one announced, or is an ICMP error about one.
+    Related = 2,
+    /// Fits no connection and cannot start one.
+    Invalid = 3,
+    /// Exempt from tracking.
+    Untracked = 4,
+}
+
+/// Status bits of a connection, netfilter's `IPS_*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Status(pub u16);
+
+impl Status {
+    /// Announced by another connection.
+    pub const EXPECTED: Status = Status(1);
+    /// A packet in reply direction was seen.
+    pub const SEEN_REPLY: Status = Status(1 << 1);
+    /// Worth keeping when the table is full.
+    pub const ASSURED: Status = Status(1 << 2);
+    /// In the table; its first packet has left.
+    pub const CONFIRMED: Status = Status(1 << 3);
+    /// The source address or port is translated.
+    pub const SRC_NAT: Status = Status(1 << 4);
+    /// The destination address or port is translated.
+    pub const DST_NAT: Status = Status(1 << 5);
+    /// The source, the destination or both.
+    pub const ANY_NAT: Status = Status(1 << 4 | 1 << 5);
+    /// On its way out of the table.
+    pub const DYING: Status = Status(1 << 9);
+    /// Sequence numbers are adjusted after a helper changed payload lengths.
+    pub const SEQ_ADJUST: Status = Status(1 << 6);
+    /// A helper reads its packets.
+    pub const HELPER: Status = Status(1 << 13);
+
+    /// Whether all bits of `s` are set.
+    #[inline]
+    pub fn contains(self, s: Status) -> bool {
+        self.0 & s.0 == s.0
+    }
+
+    /// Whether any bit of `s` is set.
+    #[inline]
+    pub fn intersects(self, s: Status) -> bool {
+        self.0 & s.0 != 0
+    }
+
+    /// Sets the bits of `s`.
+    #[inline]
+    pub fn insert(&mut self, s: Status) {
+        self.0 |= s.0;
+    }
+}
+
+/// What only the connection's protocol needs.
+#[derive(Debug, Clone, Copy)]
+pub enum Private {
+    /// TCP: state and windows.
+    Tcp(TcpTrack),
+    /// UDP and UDP-Lite: when the connection may become a stream.
+    Udp {
+        /// From here on traffic both ways makes it a stream.
+        stream_from: Ticks,
+    },
+    /// Everything that has nothing but a timeout.
+    Plain,
+}
+
+/// One tracked connection, read and written by its worker only.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Connection<A> {
+    /// The tuple of packets in original direction, before translation.
+    pub original: Tuple<A>,
+    /// The tuple of packets in reply direction, before translation.
+    pub reply: Tuple<A>,
+    /// Transport protocol number.
+    pub proto: u8,
+    /// Status bits.
+    pub status: Status,
+    /// When it expires; move it with [`super::Slab::refresh`] once it is in a slab.
+    pub deadline: Ticks,
+    /// Index of the cached next hop for each direction, valid while `route_generation` is current.
+    pub hop: [u16; 2],
+    /// Generation of the snapshot the next hops come from; 0 for none.
+    pub route_generation: u32,
+    /// Packets by direction, wrapping.
+    pub packets: [u32; 2],
+    /// Bytes by direction, IP header included.
+    pub bytes: [u64; 2],
+    /// Protocol state.
+    pub private: Private,
+    /// Connection mark.
+    pub mark: u32,
+    /// Index of the rule that admitted it, `u16::MAX` for the default.
+    pub rule: u16,
+}
+
+const _: () = assert!(size_of::<Connection<crate::packet::V4>>() == 128);
+const _: () = assert!(size_of::<Connection<crate::packet::V6>>() <= 256);
+
+impl<A: Address> Connection<A> {
+    /// A connection not yet in any table.
+    pub fn new(original: Key<A>, reply: Key<A>, private: Private) -> Self {
+        Connection {
+            original: original.tuple,
+            reply: reply.tuple,
+            proto: original.proto,
+            status: Status::default(),
+            deadline: Ticks(1),
+            hop: [0; 2],
+            route_generation: 0,
+            packets: [0; 2],
+            bytes: [0; 2],
+            private,
+            mark: 0,
+            rule: u16::MAX,
+        }
+    }
+
+    /// The tuple of one direction.
+    #[inline]
+    pub fn tuple(&self, d: Direction) -> &Tuple<A> {
+        match d {
+            Direction::Original => &self.original,
+            Direction::Reply => &self.reply,
+        }
+    }
+
+    /// The table key of one direction.
+    #[inline]
+    pub fn key(&self, d: Direction) -> Key<A> {
+        Key { tuple: *self.tuple(d), proto: self.proto }
+    }
+}

@@ -1,0 +1,142 @@
+//! Expectations: connections that another one has announced, such as FTP's data connections.
+//!
+//! They are global, because an expected connection may arrive on any queue, and consulted only when a
+//! packet matches no connection. While there are none that costs one relaxed load.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::Ticks;
+
+/// Where an expected connection goes; the key expectations are found by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ExpectedTarget {
+    /// Transport protocol.
+    pub proto: u8,
+    /// Destination address of its first packet, before translation.
+    pub destination: IpAddr,
+    /// Destination port of its first packet, before translation.
+    pub port: u16,
+}
+
+/// The connection that announced another: enough to find it again, and to notice that it is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Master {
+    /// The worker that owns it.
+    pub worker: u16,
+    /// Hash of its original tuple.
+    pub hash: u64,
+}
+
+/// An announced connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expectation {
+    /// Where its first packet goes.
+    pub target: ExpectedTarget,
+    /// Where its first packet comes from; any port when the port is `None`.
+    pub source: IpAddr,
+    /// Source port of its first packet, if it is known.
+    pub source_port: Option<u16>,
+    /// Where to translate its destination to, when the announcement was translated.
+    pub translate: Option<(IpAddr, u16)>,
+    /// The connection that announced it.
+    pub master: Master,
+    /// When it is forgotten.
+    pub expires: Ticks,
+}
+
+const SHARDS: usize = 16;
+/// Expectations of one connection; the oldest gives way (netfilter's `max_expected` of its helpers).
+const PER_MASTER: usize = 8;
+/// Expectations in all (netfilter's `nf_conntrack_expect_max`), shared out over the shards.
+const PER_SHARD: usize = 4096 / SHARDS;
+
+/// All expectations of all workers.
+#[derive(Debug, Default)]
+pub struct Expectations {
+    count: AtomicUsize,
+    shards: [Mutex<HashMap<ExpectedTarget, Vec<Expectation>>>; SHARDS],
+}
+
+impl Expectations {
+    fn shard(&self, t: &ExpectedTarget) -> &Mutex<HashMap<ExpectedTarget, Vec<Expectation>>> {
+        &self.shards[usize::from(t.port) % SHARDS]
+    }
+
+    /// Number of expectations.
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds an expectation, replacing an equal one of the same master. False when a limit is reached.
+    pub fn insert(&self, e: Expectation, now: Ticks) -> bool {
+        let mut shard = self.shard(&e.target).lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let all: usize = shard.values().map(Vec::len).sum();
+        let list = shard.entry(e.target).or_default();
+        let before = list.len();
+        list.retain(|x| !x.expires.reached(now) && !(x.master == e.master && x.source == e.source));
+        let ok = all < PER_SHARD && list.iter().filter(|x| x.master == e.master).count() < PER_MASTER;
+        if ok {
+            list.push(e);
+        }
+        self.count.fetch_add(list.len(), Ordering::Relaxed);
+        self.count.fetch_sub(before, Ordering::Relaxed);
+        ok
+    }
+
+    /// Takes the expectation a first packet fulfils, if there is one: it is used once.
+    pub fn take(
+        &self,
+        target: ExpectedTarget,
+        source: IpAddr,
+        source_port: u16,
+        now: Ticks,
+    ) -> Option<Expectation> {
+        if self.is_empty() {
+            return None;
+        }
+        let mut shard = self.shard(&target).lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let list = shard.get_mut(&target)?;
+        let at = list.iter().position(|e| {
+            e.source == source && e.source_port.is_none_or(|p| p == source_port) && !e.expires.reached(now)
+        })?;
+        let e = list.swap_remove(at);
+        if list.is_empty() {
+            shard.remove(&target);
+        }
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        Some(e)
+    }
+
+    /// Removes what fails `keep`: expired ones, those of a connection that is gone.
+    pub fn retain(&self, keep: impl Fn(&Expectation) -> bool) {
+        if self.is_empty() {
+            return;
+        }
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let before: usize = shard.values().map(Vec::len).sum();
+            shard.retain(|_, list| {
+                list.retain(|e| keep(e));
+                !list.is_empty()
+            });
+            let after: usize = shard.values().map(Vec::len).sum();
+            self.count.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+
+    /// All of them, for listings.
+    pub fn list(&self) -> Vec<Expectation> {
+        let locked = |s: &Mutex<HashMap<_, Vec<Expectation>>>| {
+            s.lock().unwrap_or_else(std::sync::PoisonError::into_inner).values().flatten().copied().collect::<Vec<_>>()
+        };
+        self.shards.iter().flat_map(locked).collect()
+    }
+}

@@ -1,0 +1,18 @@
+//! Connection tracking with the semantics of Linux netfilter.
+
+mod connection;
+pub mod expectation;
+pub(crate) mod region;
+mod slab;
+mod table;
+pub mod tcp;
+mod timeouts;
+mod tuple;
+
+pub use connection::{Connection, CtState, Private, Status};
+pub use expectation::{ExpectedTarget, Expectation, Expectations, Master};
+pub use slab::{Slab, SlabView};
+pub use table::Table;
+pub use tcp::{TcpSettings, TcpState, TcpTrack};
+pub use timeouts::{Timeouts, Ticks};
+pub use tuple::{Direction, Key, Tuple};

@@ -1,0 +1,79 @@
+//! Zeroed, lazily backed memory for tables that may become large.
+
+use std::io;
+use std::ptr::NonNull;
+
+/// A private anonymous mapping. Pages cost memory only once touched, and may be huge.
+#[derive(Debug)]
+pub(crate) struct Region<T> {
+    base: NonNull<T>,
+    len: usize,
+}
+
+// SAFETY: the region is owned memory, as a Vec is.
+unsafe impl<T: Send> Send for Region<T> {}
+// SAFETY: shared access gives only `&T`, as a Vec does.
+unsafe impl<T: Sync> Sync for Region<T> {}
+
+impl<T> Region<T> {
+    /// Room for `len` values of a type for which all zero bytes are a valid value.
+    ///
+    /// # Safety
+    /// Zero bytes must be a valid `T`, and `T` must not need dropping.
+    pub(crate) unsafe fn zeroed(len: usize) -> io::Result<Self> {
+        assert!(size_of::<T>() > 0 && !std::mem::needs_drop::<T>() && align_of::<T>() <= 4096);
+        let bytes = len.max(1) * size_of::<T>();
+        // SAFETY: a new anonymous mapping overlaps nothing.
+        let p = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if p == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        if bytes >= 64 << 20 {
+            // SAFETY: advice about our own mapping; where it is refused, ordinary pages serve.
+            unsafe { libc::madvise(p, bytes, libc::MADV_HUGEPAGE) };
+        }
+        Ok(Region { base: NonNull::new(p.cast()).expect("mmap does not return null"), len })
+    }
+
+    /// All values.
+    #[inline]
+    pub(crate) fn as_slice(&self) -> &[T] {
+        // SAFETY: `len` values were mapped and zeroed, which is valid for `T` (`zeroed`'s contract).
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) }
+    }
+
+    /// All values, to write.
+    #[inline]
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
+        // SAFETY: as in `as_slice`, and `&mut self` makes it the only reference.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
+    }
+}
+
+impl<T> Drop for Region<T> {
+    fn drop(&mut self) {
+        // SAFETY: unmaps exactly what `zeroed` mapped; nothing borrows it any more.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len.max(1) * size_of::<T>()) };
+    }
+}
+
+/// Asks the processor to load the cache line at `p`; harmless for any address.
+#[inline]
+pub(crate) fn prefetch<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint and never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}

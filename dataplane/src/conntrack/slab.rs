@@ -1,0 +1,188 @@
+//! Where connections live: a worker's slab of fixed slots, and the deadlines the control thread scans.
+//!
+//! The worker alone reads and writes connections. Beside them stands one atomic deadline per slot,
+//! which the control thread scans: it is written when a connection begins and whenever its deadline
+//! moves *nearer*, and left alone when it moves away, which is what nearly every packet does. So the
+//! path does not touch it, the scan finds slots that *may* have expired, and the worker re-checks
+//! them and brings the shared deadline up to date.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::region::{Region, prefetch};
+use super::{Connection, Ticks};
+use crate::packet::Address;
+
+/// The shared deadlines of one slab; clones share them.
+#[derive(Debug, Clone)]
+pub struct SlabView(Arc<Deadlines>);
+
+#[derive(Debug)]
+struct Deadlines {
+    cells: Region<AtomicU32>,
+    high_water: AtomicU32,
+}
+
+impl SlabView {
+    /// Deadlines for `capacity` slots.
+    ///
+    /// # Errors
+    /// When the address space cannot be had.
+    pub fn new(capacity: u32) -> io::Result<Self> {
+        // SAFETY: zero is a valid AtomicU32.
+        let cells = unsafe { Region::zeroed(capacity as usize)? };
+        Ok(SlabView(Arc::new(Deadlines { cells, high_water: AtomicU32::new(0) })))
+    }
+
+    /// Number of slots that have ever been used; the ones to scan.
+    pub fn high_water(&self) -> u32 {
+        self.0.high_water.load(Ordering::Acquire)
+    }
+
+    /// Number of slots.
+    pub fn capacity(&self) -> u32 {
+        self.0.cells.as_slice().len() as u32
+    }
+
+    /// A moment not after the deadline of slot `i`; `Ticks(0)` when the slot is free.
+    pub fn deadline(&self, i: u32) -> Ticks {
+        Ticks(self.0.cells.as_slice()[i as usize].load(Ordering::Relaxed))
+    }
+
+    fn set(&self, i: u32, t: Ticks) {
+        self.0.cells.as_slice()[i as usize].store(t.0, Ordering::Relaxed);
+    }
+}
+
+/// A slot: free (with the next free slot's index + 1) or used.
+#[derive(Debug, Clone, Copy)]
+struct Free {
+    next: u32,
+}
+
+/// A worker's connections of one family.
+#[derive(Debug)]
+pub struct Slab<A: Address> {
+    slots: Region<MaybeUninit<Connection<A>>>,
+    /// Liveness by slot: 0 never used or free.
+    view: SlabView,
+    free: Option<Free>,
+    free_next: Region<u32>,
+    used: u32,
+    live: u32,
+}
+
+impl<A: Address> Slab<A> {
+    /// A slab whose deadlines `view` shows.
+    ///
+    /// # Errors
+    /// When the address space cannot be had.
+    pub fn new(view: SlabView) -> io::Result<Self> {
+        let n = view.capacity() as usize;
+        // SAFETY: any bytes are a valid MaybeUninit.
+        let slots = unsafe { Region::zeroed(n)? };
+        // SAFETY: zero is a valid u32.
+        let free_next = unsafe { Region::zeroed(n)? };
+        Ok(Slab { slots, view, free: None, free_next, used: 0, live: 0 })
+    }
+
+    /// Number of connections.
+    pub fn len(&self) -> u32 {
+        self.live
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// Slots below this may be in use.
+    pub fn high_water(&self) -> u32 {
+        self.used
+    }
+
+    /// Puts a connection, whose deadline must be set, into a free slot. `None` when there is none.
+    pub fn insert(&mut self, c: Connection<A>) -> Option<u32> {
+        let i = match self.free {
+            Some(Free { next }) => {
+                let after = self.free_next.as_slice()[next as usize];
+                self.free = after.checked_sub(1).map(|next| Free { next });
+                next
+            }
+            None if self.used < self.view.capacity() => {
+                self.used += 1;
+                self.view.0.high_water.store(self.used, Ordering::Release);
+                self.used - 1
+            }
+            None => return None,
+        };
+        self.view.set(i, c.deadline);
+        self.slots.as_mut_slice()[i as usize].write(c);
+        self.live += 1;
+        Some(i)
+    }
+
+    /// Frees a slot and returns what was in it. Panics when it is free.
+    pub fn remove(&mut self, i: u32) -> Connection<A> {
+        assert!(self.is_live(i), "slot {i} is free");
+        self.view.set(i, Ticks(0));
+        // SAFETY: a live slot was written by `insert`; its deadline is 0 from here on, so it is not read again.
+        let c = unsafe { self.slots.as_slice()[i as usize].assume_init_read() };
+        self.free_next.as_mut_slice()[i as usize] = self.free.map_or(0, |f| f.next + 1);
+        self.free = Some(Free { next: i });
+        self.live -= 1;
+        c
+    }
+
+    /// Whether the slot holds a connection.
+    #[inline]
+    pub fn is_live(&self, i: u32) -> bool {
+        i < self.used && self.view.deadline(i) != Ticks(0)
+    }
+
+    /// The connection in a live slot.
+    #[inline]
+    pub fn get(&self, i: u32) -> &Connection<A> {
+        debug_assert!(self.is_live(i));
+        assert!(i < self.used);
+        // SAFETY: slots below `used` have been written; a freed one still holds the plain values of its
+        // last connection, for which a stale read is harmless.
+        unsafe { self.slots.as_slice()[i as usize].assume_init_ref() }
+    }
+
+    /// The connection in a live slot, to write.
+    #[inline]
+    pub fn get_mut(&mut self, i: u32) -> &mut Connection<A> {
+        debug_assert!(self.is_live(i));
+        assert!(i < self.used);
+        // SAFETY: as in `get`.
+        unsafe { self.slots.as_mut_slice()[i as usize].assume_init_mut() }
+    }
+
+    /// Moves a connection's deadline.
+    #[inline]
+    pub fn refresh(&mut self, i: u32, t: Ticks) {
+        let c = self.get_mut(i);
+        let nearer = c.deadline.0.wrapping_sub(t.0) as i32 > 0;
+        c.deadline = t;
+        if nearer {
+            self.view.set(i, t);
+        }
+    }
+
+    /// Brings the shared deadline up to date after a scan reported the slot too early.
+    pub fn publish_deadline(&mut self, i: u32) {
+        let t = self.get(i).deadline;
+        self.view.set(i, t);
+    }
+
+    /// Loads the slot's cache lines ahead of use.
+    #[inline]
+    pub fn prefetch(&self, i: u32) {
+        let p = self.slots.as_slice().as_ptr().wrapping_add(i as usize).cast::<u8>();
+        prefetch(p);
+        prefetch(p.wrapping_add(64));
+    }
+}

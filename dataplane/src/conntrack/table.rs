@@ -1,0 +1,202 @@
+//! From tuples to slots: open addressing in cache-line buckets of eight, with short tags.
+//!
+//! Each connection is entered twice, once for each direction. A key lives in its home bucket or, when
+//! that is full, in the next ones; every bucket counts the entries that passed it by on the way, so that
+//! a look-up stops at the first bucket nobody passed, and removal needs no tombstones.
+
+use std::io;
+
+use super::region::{Region, prefetch};
+use super::{Direction, Key, Slab};
+use crate::packet::Address;
+
+const SLOTS: usize = 8;
+
+/// Eight entries: a tag of the hash (0: empty) and a slot number with the direction in its lowest bit.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Bucket {
+    tags: [u16; SLOTS],
+    entries: [u32; SLOTS],
+    /// Entries that found this bucket full on the way from their home.
+    passed: u32,
+    pad: [u32; 3],
+}
+
+const _: () = assert!(size_of::<Bucket>() == 64);
+
+/// A worker's table of one family.
+#[derive(Debug)]
+pub struct Table {
+    buckets: Region<Bucket>,
+    mask: u64,
+    /// Counts insertions and removals, so that a look-up made earlier in a burst can be recognised as stale.
+    changes: u64,
+}
+
+/// The tag of a hash, from bits the bucket index does not use; never 0.
+#[inline]
+fn tag(hash: u64) -> u16 {
+    ((hash >> 48) as u16).max(1)
+}
+
+impl Bucket {
+    /// Bit `i` set: entry `i` has this tag.
+    #[inline]
+    fn find(&self, tag: u16) -> u32 {
+        let mut m = 0;
+        for (i, t) in self.tags.iter().enumerate() {
+            m |= u32::from(*t == tag) << i;
+        }
+        m
+    }
+}
+
+impl Table {
+    /// A table for up to `connections` connections, at most half full then.
+    ///
+    /// # Errors
+    /// When the address space cannot be had.
+    pub fn new(connections: u32) -> io::Result<Self> {
+        let buckets = (u64::from(connections) * 2 * 2).div_ceil(SLOTS as u64).next_power_of_two();
+        // SAFETY: a bucket of zeros is an empty bucket, and it needs no drop.
+        let region = unsafe { Region::zeroed(buckets as usize)? };
+        Ok(Table { buckets: region, mask: buckets - 1, changes: 0 })
+    }
+
+    /// Changes whenever an entry comes or goes.
+    #[inline]
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Loads the hash's home bucket ahead of use.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        prefetch(self.buckets.as_slice().as_ptr().wrapping_add((hash & self.mask) as usize));
+    }
+
+    /// The first slot whose tag fits, without comparing keys: what to prefetch.
+    #[inline]
+    pub fn candidate(&self, hash: u64) -> Option<u32> {
+        let b = &self.buckets.as_slice()[(hash & self.mask) as usize];
+        let m = b.find(tag(hash));
+        (m != 0).then(|| b.entries[m.trailing_zeros() as usize] >> 1)
+    }
+
+    /// The connection with this key, and the key's direction in it.
+    #[inline]
+    pub fn lookup<A: Address>(&self, slab: &Slab<A>, hash: u64, key: &Key<A>) -> Option<(u32, Direction)> {
+        let mut at = hash & self.mask;
+        loop {
+            let b = &self.buckets.as_slice()[at as usize];
+            let mut m = b.find(tag(hash));
+            while m != 0 {
+                let e = b.entries[m.trailing_zeros() as usize];
+                let d = if e & 1 == 0 { Direction::Original } else { Direction::Reply };
+                let c = slab.get(e >> 1);
+                if c.proto == key.proto && c.tuple(d) == &key.tuple {
+                    return Some((e >> 1, d));
+                }
+                m &= m - 1;
+            }
+            if b.passed == 0 {
+                return None;
+            }
+            at = (at + 1) & self.mask;
+        }
+    }
+
+    /// Enters slot `slot` under one direction's hash. The caller has checked that the key is not there.
+    pub fn insert(&mut self, hash: u64, slot: u32, d: Direction) {
+        let mask = self.mask;
+        let buckets = self.buckets.as_mut_slice();
+        let mut at = hash & mask;
+        loop {
+            let b = &mut buckets[at as usize];
+            let free = b.find(0);
+            if free != 0 {
+                let i = free.trailing_zeros() as usize;
+                b.tags[i] = tag(hash);
+                b.entries[i] = slot << 1 | d as u32;
+                break;
+            }
+            b.passed += 1;
+            at = (at + 1) & mask;
+        }
+        self.changes += 1;
+    }
+
+    /// Removes what [`Table::insert`] entered; panics when it is not there.
+    pub fn remove(&mut self, hash: u64, slot: u32, d: Direction) {
+        let mask = self.mask;
+        let buckets = self.buckets.as_mut_slice();
+        let entry = slot << 1 | d as u32;
+        let home = hash & mask;
+        let mut at = home;
+        let found = loop {
+            let b = &buckets[at as usize];
+            let t = tag(hash);
+            if let Some(i) = (0..SLOTS).find(|i| b.tags[*i] == t && b.entries[*i] == entry) {
+                break i;
+            }
+            assert!(b.passed > 0, "removed an entry that is not in the table");
+            at = (at + 1) & mask;
+        };
+        buckets[at as usize].tags[found] = 0;
+        let mut b = home;
+        while b != at {
+            buckets[b as usize].passed -= 1;
+            b = (b + 1) & mask;
+        }
+        self.changes += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::conntrack::{Connection, Private, SlabView, Ticks, Tuple};
+    use crate::packet::{V4, protocol};
+
+    fn key(n: u16) -> Key<V4> {
+        Key { tuple: Tuple { src: V4(1), dst: V4(2), sport: n, dport: 9 }, proto: protocol::UDP }
+    }
+
+    proptest! {
+        /// Against a HashMap, with hashes that collide in tags and buckets.
+        #[test]
+        fn agrees_with_a_hash_map(ops in proptest::collection::vec((any::<bool>(), 0u16..60), 1..400), spread in 1u64..5) {
+            let mut table = Table::new(64).unwrap();
+            let mut slab: Slab<V4> = Slab::new(SlabView::new(64).unwrap()).unwrap();
+            let mut model: HashMap<u16, u32> = HashMap::new();
+            let hash = |n: u16| (u64::from(n) % spread) | (u64::from(n) % 3) << 48;
+            for (add, n) in ops {
+                match (add, model.get(&n).copied()) {
+                    (true, None) => {
+                        let mut c = Connection::new(key(n), key(n).inverse().unwrap(), Private::Plain);
+                        c.deadline = Ticks(7);
+                        let slot = slab.insert(c).unwrap();
+                        table.insert(hash(n), slot, Direction::Original);
+                        model.insert(n, slot);
+                    }
+                    (false, Some(slot)) => {
+                        table.remove(hash(n), slot, Direction::Original);
+                        slab.remove(slot);
+                        model.remove(&n);
+                    }
+                    _ => {}
+                }
+                for probe in 0..60 {
+                    let want = model.get(&probe).map(|s| (*s, Direction::Original));
+                    prop_assert_eq!(table.lookup(&slab, hash(probe), &key(probe)), want);
+                }
+                prop_assert_eq!(slab.len() as usize, model.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Window tracking after Guido van Rooij, "Real Stateful TCP Packet Filtering in IP Filter" (2000), with
+//! netfilter's bounds.
+//!
+//! From what both sides send follow, for each of them, the data it has sent so far and the data it may
+//! send. A segment of a sender to a receiver fits when
+//!
+//! 1. its data begins within what the sender may send,
+//! 2. its data ends no further back than the receiver's largest window allows for a repetition,
+//! 3. it acknowledges nothing that the receiver has not sent,
+//! 4. it acknowledges nothing much older than what the receiver has sent.
+//!
+//! What breaks 1 or 3 cannot stem from this connection; what breaks 2 or 4 is old, harmless and
+//! perhaps of use to the ends.
+
+use super::flags::{ACK, RST, SYN};
+use super::options::{SynOptions, highest_ack};
+use super::states::Kind;
+use super::{Last, TcpSegment, TcpState, TcpTrack};
+use crate::conntrack::Direction;
+
+/// How far an acknowledgement may lag behind at least: a window without scaling and some more.
+const ACK_LAG: u32 = 66_000;
+
+/// What is known of one side's sequence numbers.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Window {
+    /// End of the data it has sent.
+    pub(super) end: u32,
+    /// End of the data it may send.
+    pub(super) max_end: u32,
+    /// Largest window it has offered, scaled; 0 before its first segment.
+    pub(super) max_window: u32,
+    /// Highest acknowledgement number it has sent.
+    pub(super) max_ack: u32,
+}
+
+/// How a segment fits into the windows.
+pub(super) enum Fit {
+    /// It fits; the windows have moved.
+    Inside,
+    /// Old, or slightly beyond: harmless, but nothing to learn from.
+    Ignore,
+    /// It cannot belong to the connection.
+    Outside,
+}
+
+/// Whether sequence number `a` lies before `b`, modulo 2^32.
+#[inline]
+pub(super) fn before(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) < 0
+}
+
+/// Whether sequence number `a` lies after `b`, modulo 2^32.
+#[inline]
+pub(super) fn after(a: u32, b: u32) -> bool {
+    before(b, a)
+}
+
+impl TcpTrack {
+    /// Holds a segment against the windows, and moves them if it fits.
+    #[inline]
+    pub(super) fn fit(&mut self, dir: Direction, kind: Kind, seg: &TcpSegment, liberal: bool) -> Fit {
+        let (s, r) = (dir as usize, dir.other() as usize);
+        let mut seq = seg.seq;
+        let mut end = seg.end();
+        let mut ack = seg.ack;
+        let mut sack = if self.options[r].has(SynOptions::SACKS) { highest_ack(seg.options, ack) } else { ack };
+
+        if self.windows[s].max_window == 0 {
+            if seg.has(SYN) {
+                self.start(dir, seg, end);
+                if !seg.has(ACK) {
+                    // Simultaneous open: it says nothing about the other side.
+                    return Fit::Inside;
+                }
+            } else {
+                self.pick_up(dir, seg, end, sack);
+            }
+        } else if seg.has(SYN)
+            && after(end, self.windows[s].end)
+            && matches!(self.state, TcpState::SynSent | TcpState::SynRecv)
+        {
+            // A new attempt with later sequence numbers, perhaps with other options.
+            self.start(dir, seg, end);
+            if dir == Direction::Reply && !seg.has(ACK) {
+                return Fit::Inside;
+            }
+        }
+
+        if !seg.has(ACK) || (seg.has(RST) && ack == 0) {
+            // Nothing acknowledged; some stacks set ACK on a RST and leave the number 0.
+            ack = self.windows[r].end;
+            sack = ack;
+        }
+        if seg.has(RST) && seq == 0 && self.state == TcpState::SynSent {
+            // Refuses the SYN: the refusing side has no sequence number yet.
+            end = self.windows[s].end;
+            seq = end;
+        }
+
+        let sender = self.windows[s];
+        let receiver = self.windows[r];
+        let repeats = after(end, sender.end.wrapping_sub(receiver.max_window).wrapping_sub(1));
+        let lag = sender.max_window.max(ACK_LAG);
+        let recent_ack = after(sack, receiver.end.wrapping_sub(lag).wrapping_sub(1));
+        let acks_sent_data = !after(sack, receiver.end);
+        if after(seq, sender.max_end) {
+            let beyond = end.wrapping_sub(sender.max_end).wrapping_add(1);
+            let slightly = receiver.max_window != 0 && repeats && recent_ack && beyond <= receiver.max_window;
+            if slightly && acks_sent_data {
+                // More than the receiver's window allows. Should the receiver take it nevertheless, its
+                // acknowledgement has to fit.
+                self.windows[s].end = end;
+                self.options[s].insert(SynOptions::UNACKED);
+                return self.misfit(s, liberal, Fit::Ignore);
+            }
+            return self.misfit(s, liberal, Fit::Outside);
+        }
+        if !acks_sent_data {
+            return self.misfit(s, liberal, Fit::Outside);
+        }
+        if !recent_ack || (receiver.max_window != 0 && !repeats) {
+            return self.misfit(s, liberal, Fit::Ignore);
+        }
+
+        self.advance(dir, seg, end, ack, sack);
+        if kind == Kind::Ack {
+            self.count_repetition(Last { seq, ack, end, window: seg.window, dir, kind });
+        }
+        Fit::Inside
+    }
+
+    /// A side's first SYN, or a new one with later sequence numbers.
+    #[cold]
+    fn start(&mut self, dir: Direction, seg: &TcpSegment, end: u32) {
+        let (s, r) = (dir as usize, dir.other() as usize);
+        let w = &mut self.windows[s];
+        w.end = end;
+        w.max_end = end;
+        w.max_window = u32::from(seg.window.max(1));
+        self.options[s].read(seg.options);
+        // Scaling counts only when both sides offer it (RFC 7323 section 2.2).
+        let both = self.options[s].has(SynOptions::SCALES) && self.options[r].has(SynOptions::SCALES);
+        if dir == Direction::Reply && !both {
+            self.options[s].scale = 0;
+            self.options[r].scale = 0;
+        }
+    }
+
+    /// The first segment seen of a side, in the middle of the connection.
+    #[cold]
+    fn pick_up(&mut self, dir: Direction, seg: &TcpSegment, end: u32, sack: u32) {
+        let (s, r) = (dir as usize, dir.other() as usize);
+        let max_window = (u32::from(seg.window) << self.options[s].scale).max(1);
+        let w = &mut self.windows[s];
+        w.end = end;
+        w.max_window = max_window;
+        w.max_end = end.wrapping_add(max_window);
+        let other = &mut self.windows[r];
+        if other.max_window == 0 {
+            // Nothing seen of the other side: it must have sent what is acknowledged here.
+            other.end = sack;
+            other.max_end = sack;
+        } else if sack == other.end.wrapping_add(1) {
+            // Probably answers a keep-alive, whose sequence number is one too low.
+            other.end = sack;
+        }
+    }
+
+    /// What is left to do about a segment that does not fit. Liberal tracking takes it, but does not
+    /// learn from it.
+    #[cold]
+    fn misfit(&self, s: usize, liberal: bool, fit: Fit) -> Fit {
+        if liberal || self.options[s].has(SynOptions::LIBERAL) { Fit::Inside } else { fit }
+    }
+
+    /// Moves the windows to where a fitting segment takes them.
+    #[inline]
+    fn advance(&mut self, dir: Direction, seg: &TcpSegment, end: u32, ack: u32, sack: u32) {
+        let (s, r) = (dir as usize, dir.other() as usize);
+        // The window of a SYN is never scaled (RFC 7323 section 2.2).
+        let scale = if seg.has(SYN) { 0 } else { self.options[s].scale };
+        let window = u32::from(seg.window) << scale;
+
+        let sender = &mut self.windows[s];
+        // What lies between acknowledgement and SACK is already in the receiver's buffer.
+        sender.max_window = sender.max_window.max(window.wrapping_add(sack.wrapping_sub(ack)));
+        if after(end, sender.end) {
+            sender.end = end;
+            self.options[s].insert(SynOptions::UNACKED);
+        }
+        if seg.has(ACK) && (!self.options[s].has(SynOptions::ACKED) || after(ack, sender.max_ack)) {
+            sender.max_ack = ack;
+            self.options[s].insert(SynOptions::ACKED);
+        }
+        let allowed = sender.max_end;
+
+        let receiver = &mut self.windows[r];
+        if receiver.max_window != 0 && after(end, allowed) {
+            receiver.max_window = receiver.max_window.wrapping_add(end.wrapping_sub(allowed));
+        }
+        let max_end = sack.wrapping_add(window);
+        if !before(max_end, receiver.max_end) {
+            // One byte more than a closed window allows: the probe (RFC 9293 section 3.8.6.1).
+            receiver.max_end = max_end.wrapping_add(u32::from(window == 0));
+        }
+        if ack == receiver.end {
+            self.options[r].remove(SynOptions::UNACKED);
+        }
+    }
+
+    /// Counts how often the same ACK segment came in a row.
+    #[inline]
+    fn count_repetition(&mut self, now: Last) {
+        let l = &self.last;
+        if (l.seq, l.ack, l.end, l.window, l.dir) == (now.seq, now.ack, now.end, now.window, now.dir) {
+            self.retransmits = self.retransmits.wrapping_add(1);
+        } else {
+            self.last = now;
+            self.retransmits = 0;
+        }
+    }
+}

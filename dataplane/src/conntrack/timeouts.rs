@@ -1,0 +1,116 @@
+//! Idle timeouts, and the coarse clock that deadlines are kept in.
+
+use super::TcpState;
+
+/// A moment of the workers' clock: milliseconds since the daemon's start, wrapping after 49 days, so
+/// that deadlines up to 24 days ahead compare right. Never 0, which marks a free slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ticks(pub u32);
+
+impl Ticks {
+    /// The moment `seconds` later.
+    #[inline]
+    #[must_use]
+    pub fn after(self, seconds: u32) -> Ticks {
+        self.after_ms(seconds.saturating_mul(1000))
+    }
+
+    /// The moment `ms` milliseconds later.
+    #[inline]
+    #[must_use]
+    pub fn after_ms(self, ms: u32) -> Ticks {
+        Ticks(self.0.wrapping_add(ms.min(i32::MAX as u32)).max(1))
+    }
+
+    /// Whether this moment lies at or before `now`.
+    #[inline]
+    pub fn reached(self, now: Ticks) -> bool {
+        now.0.wrapping_sub(self.0) as i32 >= 0
+    }
+
+    /// Milliseconds from `now` until this moment, 0 when it has passed.
+    pub fn remaining_ms(self, now: Ticks) -> u32 {
+        u32::try_from(self.0.wrapping_sub(now.0) as i32).unwrap_or(0)
+    }
+}
+
+/// Idle timeouts in seconds. At most 24 days each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    /// UDP before it is a stream.
+    pub udp: u32,
+    /// UDP with traffic both ways for more than two seconds.
+    pub udp_stream: u32,
+    /// TCP by state, indexed by [`TcpState`].
+    pub tcp: [u32; TcpState::COUNT],
+    /// TCP after too many retransmissions.
+    pub tcp_max_retrans: u32,
+    /// TCP with data that is not acknowledged.
+    pub tcp_unacknowledged: u32,
+    /// ICMP queries.
+    pub icmp: u32,
+    /// ICMPv6 queries.
+    pub icmpv6: u32,
+    /// GRE seen one way.
+    pub gre: u32,
+    /// GRE seen both ways.
+    pub gre_stream: u32,
+    /// SCTP by state, indexed by [`super::tcp`]'s sibling for SCTP: closed, cookie-wait, cookie-echoed,
+    /// established, shutdown-sent, shutdown-received, shutdown-ack-sent, heartbeat-sent.
+    pub sctp: [u32; 8],
+    /// Every other protocol.
+    pub generic: u32,
+}
+
+impl Timeouts {
+    /// The defaults of Linux 6.18 (`net.netfilter.nf_conntrack_*_timeout`).
+    pub fn linux() -> Self {
+        let mut tcp = [0; TcpState::COUNT];
+        for (state, seconds) in [
+            (TcpState::None, 120),
+            (TcpState::SynSent, 120),
+            (TcpState::SynRecv, 60),
+            (TcpState::Established, 432_000),
+            (TcpState::FinWait, 120),
+            (TcpState::CloseWait, 60),
+            (TcpState::LastAck, 30),
+            (TcpState::TimeWait, 120),
+            (TcpState::Close, 10),
+            (TcpState::SynSent2, 120),
+        ] {
+            tcp[state as usize] = seconds;
+        }
+        Timeouts {
+            udp: 30,
+            udp_stream: 120,
+            tcp,
+            tcp_max_retrans: 300,
+            tcp_unacknowledged: 300,
+            icmp: 30,
+            icmpv6: 30,
+            gre: 30,
+            gre_stream: 180,
+            sctp: [10, 3, 3, 210, 3, 3, 3, 30],
+            generic: 600,
+        }
+    }
+
+    /// What the NAT RFCs ask for: UDP 5 minutes (RFC 4787 REQ-5), TCP established 2 h 4 min and
+    /// transitory 4 minutes (RFC 5382 REQ-5), ICMP 60 s (RFC 5508 REQ-2).
+    pub fn rfc() -> Self {
+        let mut t = Self::linux();
+        t.udp = 300;
+        t.udp_stream = 300;
+        t.icmp = 60;
+        t.icmpv6 = 60;
+        t.tcp = [240; TcpState::COUNT];
+        t.tcp[TcpState::Established as usize] = 7440;
+        t
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self::linux()
+    }
+}

@@ -1,0 +1,97 @@
+//! Tuples: what identifies one direction of a connection.
+
+use std::hash::{BuildHasher, Hasher};
+
+use ahash::RandomState;
+
+use crate::packet::{Address, protocol};
+
+/// Direction of a packet within its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Direction {
+    /// As the connection's first packet went.
+    Original = 0,
+    /// The other way.
+    Reply = 1,
+}
+
+impl Direction {
+    /// The other direction.
+    #[inline]
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Direction::Original => Direction::Reply,
+            Direction::Reply => Direction::Original,
+        }
+    }
+}
+
+/// Addresses and ports of one direction. For ICMP queries the source port holds the identifier and the
+/// destination port holds type and code, as netfilter keeps them; protocols without ports have zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Tuple<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Source port or ICMP identifier, host byte order.
+    pub sport: u16,
+    /// Destination port, or ICMP type in the upper and code in the lower byte.
+    pub dport: u16,
+}
+
+/// A tuple with its protocol: the key of the connection table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Key<A> {
+    /// Addresses and ports.
+    pub tuple: Tuple<A>,
+    /// Transport protocol number.
+    pub proto: u8,
+}
+
+impl<A: Address> Key<A> {
+    /// The keyed hash, the same on every worker.
+    #[inline]
+    pub fn hash(&self, keys: &RandomState) -> u64 {
+        let mut h = keys.build_hasher();
+        let t = &self.tuple;
+        t.src.feed(&mut h);
+        t.dst.feed(&mut h);
+        h.write_u64(u64::from(t.sport) << 32 | u64::from(t.dport) << 16 | u64::from(self.proto));
+        h.finish()
+    }
+
+    /// The key of the opposite direction; `None` for an ICMP type that has no counterpart.
+    pub fn inverse(&self) -> Option<Self> {
+        let t = &self.tuple;
+        let (sport, dport) = match self.proto {
+            protocol::ICMP | protocol::ICMPV6 => {
+                let kind = inverse_icmp(self.proto, (t.dport >> 8) as u8)?;
+                (t.sport, u16::from(kind) << 8 | (t.dport & 0xff))
+            }
+            _ => (t.dport, t.sport),
+        };
+        Some(Key { tuple: Tuple { src: t.dst, dst: t.src, sport, dport }, proto: self.proto })
+    }
+}
+
+/// The type that answers an ICMP query type, and the other way (netfilter's `invmap`).
+fn inverse_icmp(proto: u8, kind: u8) -> Option<u8> {
+    Some(match (proto, kind) {
+        (protocol::ICMP, 0) => 8,
+        (protocol::ICMP, 8) => 0,
+        (protocol::ICMP, 13) => 14,
+        (protocol::ICMP, 14) => 13,
+        (protocol::ICMP, 15) => 16,
+        (protocol::ICMP, 16) => 15,
+        (protocol::ICMP, 17) => 18,
+        (protocol::ICMP, 18) => 17,
+        (protocol::ICMPV6, 128) => 129,
+        (protocol::ICMPV6, 129) => 128,
+        (protocol::ICMPV6, 139) => 140,
+        (protocol::ICMPV6, 140) => 139,
+        _ => return None,
+    })
+}

@@ -1,0 +1,139 @@
+//! Frames: fixed-size buffers of one contiguous region (a UMEM, or plain memory), owned by one worker.
+
+use std::any::Any;
+use std::ptr::NonNull;
+
+/// One frame's packet: which frame of the pool, where its bytes begin in it, how many there are.
+///
+/// A `Frame` is the right to use that buffer; whoever holds it must pass it on to a port's
+/// [`send`](super::Port::send) or back to the pool, or the frame is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame {
+    /// Index of the frame in its pool.
+    pub index: u32,
+    /// Offset of the first packet byte (the Ethernet header) within the frame.
+    pub offset: u16,
+    /// Length of the packet in bytes, Ethernet header included, FCS not.
+    pub len: u16,
+}
+
+/// The region all frames of a worker lie in, and the frames nobody uses at the moment.
+pub struct FramePool {
+    base: NonNull<u8>,
+    frame_size: u32,
+    frames: u32,
+    /// Where a packet written into an empty frame begins, leaving headroom.
+    headroom: u16,
+    free: Vec<u32>,
+    /// Keeps the region mapped for as long as the pool lives.
+    _region: Box<dyn Any + Send>,
+}
+
+// SAFETY: the pool is the only owner of its region (`from_raw`'s contract) and is moved as a whole.
+unsafe impl Send for FramePool {}
+
+impl FramePool {
+    /// A pool over a region that `region` keeps alive.
+    ///
+    /// # Safety
+    /// `base` must point to `frames * frame_size` readable and writable bytes that stay valid until
+    /// `region` is dropped, and no other Rust reference to them may exist while a frame is held here.
+    pub unsafe fn from_raw(
+        base: NonNull<u8>,
+        frame_size: u32,
+        frames: u32,
+        headroom: u16,
+        region: Box<dyn Any + Send>,
+    ) -> Self {
+        assert!(u32::from(headroom) < frame_size && frame_size <= 1 << 16);
+        FramePool { base, frame_size, frames, headroom, free: (0..frames).rev().collect(), _region: region }
+    }
+
+    /// A pool in ordinary memory, for benches, tests and the pcap port.
+    pub fn in_memory(frames: u32, frame_size: u32, headroom: u16) -> Self {
+        let mut region = vec![0u8; frames as usize * frame_size as usize].into_boxed_slice();
+        let base = NonNull::new(region.as_mut_ptr()).expect("a Vec's pointer is never null");
+        // SAFETY: the boxed slice has exactly that size, does not move when the box moves, and is
+        // reachable only through the pool from here on.
+        unsafe { Self::from_raw(base, frame_size, frames, headroom, Box::new(region)) }
+    }
+
+    /// Number of frames in all.
+    pub fn frames(&self) -> u32 {
+        self.frames
+    }
+
+    /// Number of frames nobody uses.
+    pub fn available(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Size of a frame in bytes.
+    pub fn frame_size(&self) -> u32 {
+        self.frame_size
+    }
+
+    /// The largest packet an empty frame can take, in bytes.
+    pub fn capacity(&self) -> usize {
+        self.frame_size as usize - usize::from(self.headroom)
+    }
+
+    /// Takes an empty frame; `len` is 0.
+    #[inline]
+    pub fn take(&mut self) -> Option<Frame> {
+        self.free.pop().map(|index| Frame { index, offset: self.headroom, len: 0 })
+    }
+
+    /// Gives a frame back.
+    #[inline]
+    pub fn give(&mut self, f: Frame) {
+        self.give_index(f.index);
+    }
+
+    /// Gives a frame back by its index.
+    #[inline]
+    pub fn give_index(&mut self, index: u32) {
+        debug_assert!(index < self.frames);
+        self.free.push(index);
+    }
+
+    /// Takes up to `n` frames' indices from the free list into `out`, as a fill ring wants them.
+    pub fn take_many(&mut self, n: usize, out: &mut Vec<u32>) {
+        let at = self.free.len() - n.min(self.free.len());
+        out.extend(self.free.drain(at..));
+    }
+
+    fn range(&self, f: Frame) -> usize {
+        let end = u32::from(f.offset) + u32::from(f.len);
+        assert!(f.index < self.frames && end <= self.frame_size, "frame out of its pool");
+        f.index as usize * self.frame_size as usize + usize::from(f.offset)
+    }
+
+    /// The packet's bytes.
+    #[inline]
+    pub fn bytes(&self, f: Frame) -> &[u8] {
+        let at = self.range(f);
+        // SAFETY: `range` checked that the bytes lie within the region, which lives as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(at), usize::from(f.len)) }
+    }
+
+    /// The packet's bytes, to write.
+    #[inline]
+    pub fn bytes_mut(&mut self, f: Frame) -> &mut [u8] {
+        let at = self.range(f);
+        // SAFETY: as in `bytes`; `&mut self` makes this the only reference into the region.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(at), usize::from(f.len)) }
+    }
+
+    /// Address of the packet's first byte, for prefetching and for lending the frame to another worker.
+    #[inline]
+    pub fn address(&self, f: Frame) -> *const u8 {
+        self.base.as_ptr().wrapping_add(f.index as usize * self.frame_size as usize + usize::from(f.offset))
+    }
+}
+
+impl std::fmt::Debug for FramePool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FramePool").field("frames", &self.frames).field("free", &self.free.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,177 @@
+//! Source translation: an address and port whose reply tuple nobody else uses (netfilter's `get_unique_tuple`).
+
+use super::Random;
+use crate::conntrack::{Key, Tuple};
+use crate::packet::{Address, Ip, protocol};
+
+/// Ports tried in a first round; each further round halves them (netfilter's `nf_nat_l4proto_unique_tuple`).
+const ATTEMPTS: u32 = 128;
+/// Addresses of a pool that are tried before the connection is refused.
+const ADDRESSES: u64 = 8;
+
+/// What a source may be translated to.
+#[derive(Debug, Clone, Copy)]
+pub struct Range<'a, A> {
+    /// Inclusive address ranges; never empty.
+    pub addresses: &'a [(A, A)],
+    /// Ports to choose from; `None` keeps the port or its class.
+    pub ports: Option<(u16, u16)>,
+    /// Choose a random port even when the source's own is free.
+    pub random: bool,
+    /// Ports not to choose: the gateway host's own ephemeral ports, on an address it uses itself.
+    pub reserved: Option<(u16, u16)>,
+}
+
+/// Chooses the source of a flow (its addresses after destination translation) and returns the key of its
+/// replies. `claim` takes a reply key if nobody else has it. `None` when there is none to be had.
+pub fn source<A: Ip>(
+    flow: &Key<A>,
+    range: &Range<'_, A>,
+    random: &mut Random,
+    mut claim: impl FnMut(&Key<A>) -> bool,
+) -> Option<Key<A>> {
+    let own = flow.tuple;
+    let keyed = own_port_counts::<A>(flow.proto);
+    // A range of ports speaks of ports, not of ICMP identifiers.
+    let ports = range.ports.filter(|_| flow.proto != A::ICMP);
+    let keeps = !keyed || (!range.random && ports.is_none_or(|(a, b)| (a..=b).contains(&own.sport)));
+    let mut attempt = |src: A, sport: u16| {
+        let k = Key { tuple: Tuple { src, sport, ..own }, proto: flow.proto }.inverse()?;
+        claim(&k).then_some(k)
+    };
+    if keeps && range.addresses.iter().any(|(a, b)| (*a..=*b).contains(&own.src)) {
+        if let Some(k) = attempt(own.src, own.sport) {
+            return Some(k);
+        }
+    }
+    for address in addresses(range.addresses, own.src) {
+        if keeps && let Some(k) = attempt(address, own.sport) {
+            return Some(k);
+        }
+        if !keyed {
+            continue;
+        }
+        let (first, last) = ports.unwrap_or_else(|| class::<A>(flow.proto, own.sport));
+        let size = u32::from(last - first) + 1;
+        let reserved = range.reserved.filter(|_| ports.is_none() && flow.proto != A::ICMP);
+        let mut attempts = size.min(ATTEMPTS);
+        loop {
+            let offset = random.draw();
+            for i in 0..attempts {
+                let port = first + (offset.wrapping_add(i) % size) as u16;
+                if reserved.is_some_and(|(a, b)| (a..=b).contains(&port)) {
+                    continue;
+                }
+                if let Some(k) = attempt(address, port) {
+                    return Some(k);
+                }
+            }
+            if attempts >= size || attempts < 16 {
+                break;
+            }
+            attempts /= 2;
+        }
+    }
+    None
+}
+
+/// Whether the protocol has something like a source port that can be changed.
+fn own_port_counts<A: Ip>(proto: u8) -> bool {
+    protocol::has_ports(proto) || proto == A::ICMP
+}
+
+/// The class a port is replaced within (netfilter; RFC 4787 REQ-3a keeps well-known and other ports apart).
+fn class<A: Ip>(proto: u8, port: u16) -> (u16, u16) {
+    if proto == A::ICMP {
+        return (0, u16::MAX);
+    }
+    match port {
+        0..512 => (1, 511),
+        512..1024 => (600, 1023),
+        _ => (1024, u16::MAX),
+    }
+}
+
+/// Addresses to try for a source, the same first one each time (RFC 4787 REQ-2, paired pooling).
+fn addresses<A: Address>(ranges: &[(A, A)], src: A) -> impl Iterator<Item = A> {
+    let total = ranges.iter().fold(0u64, |n, (a, b)| n.saturating_add(b.distance(*a).saturating_add(1)));
+    // Consecutive sources spread evenly over the pool.
+    let start = src.sum().wrapping_mul(0x9e37_79b9) % total.max(1);
+    (0..total.min(ADDRESSES)).filter_map(move |i| {
+        let mut n = (start + i) % total;
+        for (a, b) in ranges {
+            let len = b.distance(*a).saturating_add(1);
+            if n < len {
+                return Some(a.offset(n));
+            }
+            n -= len;
+        }
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::V4;
+
+    fn flow(src: u32, sport: u16, proto: u8) -> Key<V4> {
+        Key { tuple: Tuple { src: V4(src), dst: V4(0x0808_0808), sport, dport: 0x0800 }, proto }
+    }
+
+    #[test]
+    fn keeps_the_port_or_its_class() {
+        for (sport, class) in [(80, 1..=511), (700, 600..=1023), (40_000, 1024..=65_535)] {
+            let mut taken = HashSet::new();
+            let pool = [(V4(1), V4(1))];
+            let r = Range { addresses: &pool, ports: None, random: false, reserved: None };
+            let mut rng = Random::default();
+            let first = source(&flow(10, sport, protocol::UDP), &r, &mut rng, |k| taken.insert(*k)).unwrap();
+            assert_eq!(first.tuple.dport, sport);
+            let second = source(&flow(11, sport, protocol::UDP), &r, &mut rng, |k| taken.insert(*k)).unwrap();
+            assert!(second.tuple.dport != sport && class.contains(&second.tuple.dport));
+        }
+    }
+
+    #[test]
+    fn portless_protocols_have_one_flow_an_address() {
+        let mut taken = HashSet::new();
+        let pool = [(V4(1), V4(2))];
+        let r = Range { addresses: &pool, ports: None, random: false, reserved: None };
+        let mut rng = Random::default();
+        let mut next = |n| source(&Key { tuple: Tuple { src: V4(n), dst: V4(9), sport: 0, dport: 0 }, proto: 50 }, &r, &mut rng, |k| taken.insert(*k));
+        assert!(next(10).is_some() && next(11).is_some() && next(12).is_none());
+    }
+
+    proptest! {
+        /// Against a model: a choice is always inside the range, never reserved unless kept, never given out
+        /// twice, and refused only when everything it may choose from is taken or nearly so.
+        #[test]
+        fn never_twice_and_always_in_range(
+            sources in proptest::collection::vec((1u32..50, any::<u16>()), 1..200),
+            first in 1024u16..60_000, size in 1u16..40, random: bool,
+        ) {
+            let pool = [(V4(0xc000_0001), V4(0xc000_0002))];
+            let ports = (first, first + size);
+            let r = Range { addresses: &pool, ports: Some(ports), random, reserved: None };
+            let mut rng = Random::default();
+            let mut taken = HashSet::new();
+            for (s, p) in sources {
+                let before = taken.len();
+                match source(&flow(s, p, protocol::TCP), &r, &mut rng, |k| taken.insert(*k)) {
+                    Some(k) => {
+                        prop_assert_eq!(taken.len(), before + 1);
+                        prop_assert!(taken.contains(&k));
+                        prop_assert!((ports.0..=ports.1).contains(&k.tuple.dport));
+                        prop_assert!(k.tuple.dst >= pool[0].0 && k.tuple.dst <= pool[0].1);
+                    }
+                    None => prop_assert_eq!(before, (usize::from(size) + 1) * 2),
+                }
+            }
+        }
+    }
+}

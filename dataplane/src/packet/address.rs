@@ -1,0 +1,178 @@
+//! The two address families behind one trait, so that tables and the path are written once.
+
+use std::fmt;
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// An IP address as the tables keep it: host byte order, totally ordered, no wider than its family.
+pub trait Address: Copy + Eq + Ord + Hash + Default + fmt::Debug + fmt::Display + Send + Sync + 'static {
+    /// True for IPv6.
+    const V6: bool;
+    /// Length on the wire in bytes.
+    const LEN: usize;
+    /// Length in bits, the longest prefix.
+    const BITS: u8;
+    /// Reads an address in network byte order; panics when `b` is shorter than [`Self::LEN`].
+    fn read(b: &[u8]) -> Self;
+    /// Writes the address in network byte order; panics when `b` is shorter than [`Self::LEN`].
+    fn write(self, b: &mut [u8]);
+    /// The address masked to `prefix` bits.
+    fn masked(self, prefix: u8) -> Self;
+    /// `self + n`, wrapping within the family.
+    fn offset(self, n: u64) -> Self;
+    /// `self - from`, or `u64::MAX` when it does not fit.
+    fn distance(self, from: Self) -> u64;
+    /// Ones' complement sum of the address's 16-bit words, not folded.
+    fn sum(self) -> u64;
+    /// Feeds the address to a hasher in as few writes as possible.
+    fn feed<H: std::hash::Hasher>(self, h: &mut H);
+    /// The address as the standard library's type.
+    fn ip(self) -> IpAddr;
+    /// The address of this family in `ip`, if it is of this family.
+    fn from_ip(ip: IpAddr) -> Option<Self>;
+}
+
+/// An IPv4 address in host byte order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct V4(pub u32);
+
+/// An IPv6 address in host byte order: upper half, lower half.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct V6(pub u64, pub u64);
+
+impl V6 {
+    /// The address as one number.
+    pub fn bits(self) -> u128 {
+        (u128::from(self.0) << 64) | u128::from(self.1)
+    }
+
+    /// The address with this value.
+    pub fn from_bits(b: u128) -> Self {
+        V6((b >> 64) as u64, b as u64)
+    }
+}
+
+impl Address for V4 {
+    const V6: bool = false;
+    const LEN: usize = 4;
+    const BITS: u8 = 32;
+
+    #[inline]
+    fn read(b: &[u8]) -> Self {
+        V4(u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
+    }
+
+    #[inline]
+    fn write(self, b: &mut [u8]) {
+        b[..4].copy_from_slice(&self.0.to_be_bytes());
+    }
+
+    #[inline]
+    fn masked(self, prefix: u8) -> Self {
+        V4(self.0 & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0))
+    }
+
+    #[inline]
+    fn offset(self, n: u64) -> Self {
+        V4(self.0.wrapping_add(n as u32))
+    }
+
+    #[inline]
+    fn distance(self, from: Self) -> u64 {
+        u64::from(self.0.wrapping_sub(from.0))
+    }
+
+    #[inline]
+    fn sum(self) -> u64 {
+        u64::from(self.0 >> 16) + u64::from(self.0 & 0xffff)
+    }
+
+    #[inline]
+    fn feed<H: std::hash::Hasher>(self, h: &mut H) {
+        h.write_u32(self.0);
+    }
+
+    fn ip(self) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::from(self.0))
+    }
+
+    fn from_ip(ip: IpAddr) -> Option<Self> {
+        match ip {
+            IpAddr::V4(a) => Some(V4(u32::from(a))),
+            IpAddr::V6(_) => None,
+        }
+    }
+}
+
+impl Address for V6 {
+    const V6: bool = true;
+    const LEN: usize = 16;
+    const BITS: u8 = 128;
+
+    #[inline]
+    fn read(b: &[u8]) -> Self {
+        let mut x = [0u8; 16];
+        x.copy_from_slice(&b[..16]);
+        V6::from_bits(u128::from_be_bytes(x))
+    }
+
+    #[inline]
+    fn write(self, b: &mut [u8]) {
+        b[..16].copy_from_slice(&self.bits().to_be_bytes());
+    }
+
+    #[inline]
+    fn masked(self, prefix: u8) -> Self {
+        V6::from_bits(self.bits() & u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0))
+    }
+
+    #[inline]
+    fn offset(self, n: u64) -> Self {
+        V6::from_bits(self.bits().wrapping_add(u128::from(n)))
+    }
+
+    #[inline]
+    fn distance(self, from: Self) -> u64 {
+        u64::try_from(self.bits().wrapping_sub(from.bits())).unwrap_or(u64::MAX)
+    }
+
+    #[inline]
+    fn sum(self) -> u64 {
+        let half = |x: u64| (x >> 48) + ((x >> 32) & 0xffff) + ((x >> 16) & 0xffff) + (x & 0xffff);
+        half(self.0) + half(self.1)
+    }
+
+    #[inline]
+    fn feed<H: std::hash::Hasher>(self, h: &mut H) {
+        h.write_u64(self.0);
+        h.write_u64(self.1);
+    }
+
+    fn ip(self) -> IpAddr {
+        IpAddr::V6(Ipv6Addr::from(self.bits()))
+    }
+
+    fn from_ip(ip: IpAddr) -> Option<Self> {
+        match ip {
+            IpAddr::V6(a) => Some(V6::from_bits(u128::from(a))),
+            IpAddr::V4(_) => None,
+        }
+    }
+}
+
+macro_rules! show {
+    ($t:ty) => {
+        impl fmt::Display for $t {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.ip().fmt(f)
+            }
+        }
+        impl fmt::Debug for $t {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.ip().fmt(f)
+            }
+        }
+    };
+}
+show!(V4);
+show!(V6);

@@ -1,0 +1,83 @@
+//! What the path needs of an IP header, for both families.
+
+use super::Address;
+use super::checksum::Delta;
+use crate::route::FibFamily;
+use crate::worker::DropReason;
+
+/// Where a packet's headers lie, and what the IP header says. Offsets count from the frame's first byte.
+#[derive(Debug, Clone, Copy)]
+pub struct Headers<A> {
+    /// Start of the IP header.
+    pub l3: u16,
+    /// Start of the transport header.
+    pub l4: u16,
+    /// End of the IP packet; what follows is Ethernet padding.
+    pub end: u16,
+    /// Transport protocol; for IPv6 the last next-header value.
+    pub proto: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Set for a fragment of a larger datagram.
+    pub fragment: Option<FragmentInfo>,
+}
+
+/// A fragment's place in its datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FragmentInfo {
+    /// Identification.
+    pub id: u32,
+    /// Offset of its payload in the datagram's, in bytes.
+    pub offset: u16,
+    /// More fragments follow.
+    pub more: bool,
+}
+
+impl<A> Headers<A> {
+    /// Length of the IP packet in bytes.
+    #[inline]
+    pub fn length(&self) -> usize {
+        usize::from(self.end - self.l3)
+    }
+
+    /// Length of the transport header and what follows it.
+    #[inline]
+    pub fn transport_length(&self) -> usize {
+        usize::from(self.end - self.l4)
+    }
+}
+
+/// An address family as the path sees it.
+pub trait Ip: Address + FibFamily {
+    /// EtherType of the family.
+    const ETHERTYPE: u16;
+    /// The family's ICMP.
+    const ICMP: u8;
+
+    /// Parses and checks the headers of an IP packet that begins at `l3` in `frame`. Never panics.
+    ///
+    /// # Errors
+    /// The reason to drop it.
+    fn parse(frame: &[u8], l3: usize) -> Result<Headers<Self>, DropReason>;
+
+    /// Parses a packet quoted in an ICMP error: lengths may exceed what is quoted and checksums are
+    /// not verified (RFC 5508 REQ-3c). `end` is the end of the quote. Never panics.
+    fn parse_quote(frame: &[u8], l3: usize, end: usize) -> Option<Headers<Self>>;
+
+    /// Writes new addresses and updates the header checksum where there is one. Returns the change for
+    /// transport checksums, which cover the addresses in their pseudo header.
+    fn rewrite(frame: &mut [u8], l3: usize, src: Self, dst: Self) -> Delta;
+
+    /// Takes one from the TTL, which is not 0, and updates the header checksum.
+    fn decrement_ttl(frame: &mut [u8], l3: usize);
+
+    /// A source that no forwarded packet may have.
+    fn is_martian_source(self) -> bool;
+
+    /// A destination that is never forwarded.
+    fn is_martian_destination(self) -> bool;
+}

@@ -1,0 +1,103 @@
+//! IPv6 (RFC 8200).
+
+use super::checksum::Delta;
+use super::{Address, FragmentInfo, Headers, Ip, V6, be16, be32, protocol};
+use crate::worker::DropReason;
+
+const HEADER: usize = 40;
+/// More extension headers than this are refused.
+const MAX_EXTENSIONS: usize = 8;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// Parses as far as `end` goes; `h.end` is set from the payload length, cut at `end` for quotes.
+fn parse(frame: &[u8], l3: usize, limit: usize, quote: bool) -> Option<Headers<V6>> {
+    let h = frame.get(l3..l3 + HEADER)?;
+    let mut end = l3 + HEADER + usize::from(be16(h, 4));
+    if h[0] >> 4 != 6 || end > usize::from(u16::MAX) {
+        return None;
+    }
+    if end > limit {
+        if !quote {
+            return None;
+        }
+        end = limit;
+    }
+    let (src, dst) = (V6::read(&h[8..]), V6::read(&h[24..]));
+    let (mut proto, ttl, mut at, mut fragment) = (h[6], h[7], l3 + HEADER, None);
+    for n in 0.. {
+        let len = match proto {
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
+                let b = frame.get(at..end)?;
+                // Hop-by-hop comes first or not at all; RFC 5095 forbids routing type 0.
+                if (proto == HOP_BY_HOP && n > 0) || b.len() < 8 || (proto == ROUTING && b[2] == 0) {
+                    return None;
+                }
+                (usize::from(b[1]) + 1) * 8
+            }
+            protocol::AH => (usize::from(*frame.get(at..end)?.get(1)?) + 2) * 4,
+            FRAGMENT => {
+                let b = frame.get(at..end).filter(|b| b.len() >= 8)?;
+                let bits = be16(b, 2);
+                let (more, offset) = (bits & 1 != 0, bits & 0xfff8);
+                // An atomic fragment (RFC 6946) is a whole datagram.
+                if more || offset != 0 {
+                    fragment = Some(FragmentInfo { id: be32(b, 4), offset, more });
+                }
+                8
+            }
+            _ => break,
+        };
+        if n == MAX_EXTENSIONS || at + len > end {
+            return None;
+        }
+        proto = frame[at];
+        at += len;
+        if fragment.is_some_and(|f| f.offset != 0) {
+            break;
+        }
+    }
+    Some(Headers { l3: l3 as u16, l4: at as u16, end: end as u16, proto, ttl, src, dst, fragment })
+}
+
+impl Ip for V6 {
+    const ETHERTYPE: u16 = super::ETHERTYPE_IPV6;
+    const ICMP: u8 = protocol::ICMPV6;
+
+    #[inline]
+    fn parse(frame: &[u8], l3: usize) -> Result<Headers<V6>, DropReason> {
+        parse(frame, l3, frame.len(), false).ok_or(DropReason::Malformed)
+    }
+
+    fn parse_quote(frame: &[u8], l3: usize, end: usize) -> Option<Headers<V6>> {
+        parse(frame.get(..end)?, l3, end, true)
+    }
+
+    #[inline]
+    fn rewrite(frame: &mut [u8], l3: usize, src: V6, dst: V6) -> Delta {
+        let h = &mut frame[l3..l3 + HEADER];
+        let delta = Delta::new(V6::read(&h[8..]).sum() + V6::read(&h[24..]).sum(), src.sum() + dst.sum());
+        src.write(&mut h[8..]);
+        dst.write(&mut h[24..]);
+        delta
+    }
+
+    #[inline]
+    fn decrement_ttl(frame: &mut [u8], l3: usize) {
+        frame[l3 + 7] -= 1;
+    }
+
+    #[inline]
+    fn is_martian_source(self) -> bool {
+        // Unspecified, loopback, multicast; link-local is never forwarded (RFC 4291 2.5.6).
+        self.0 >> 56 == 0xff || self.0 >> 54 == 0x3fa || (self.0 == 0 && self.1 <= 1)
+    }
+
+    #[inline]
+    fn is_martian_destination(self) -> bool {
+        self.is_martian_source()
+    }
+}

@@ -1,0 +1,96 @@
+//! Sets of addresses and of ports, as sorted, disjoint ranges.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::packet::{Address, V4, V6};
+
+/// A set of addresses of both families. A clone shares the ranges: many rules may name one large set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AddressSet {
+    v4: Arc<[(V4, V4)]>,
+    v6: Arc<[(V6, V6)]>,
+}
+
+impl AddressSet {
+    /// The set of all addresses in the inclusive `ranges`; a range whose ends differ in family or order is skipped.
+    pub fn new(ranges: impl IntoIterator<Item = (IpAddr, IpAddr)>) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for r in ranges {
+            match r {
+                (IpAddr::V4(a), IpAddr::V4(b)) if a <= b => v4.push((V4(a.into()), V4(b.into()))),
+                (IpAddr::V6(a), IpAddr::V6(b)) if a <= b => {
+                    v6.push((V6::from_bits(a.into()), V6::from_bits(b.into())));
+                }
+                _ => {}
+            }
+        }
+        AddressSet { v4: disjoint(v4).into(), v6: disjoint(v6).into() }
+    }
+
+    /// Whether `a` is in the set; a binary search.
+    pub fn contains<A: Address>(&self, a: A) -> bool {
+        match a.ip() {
+            IpAddr::V4(x) => search(&self.v4, V4(x.into())),
+            IpAddr::V6(x) => search(&self.v6, V6::from_bits(x.into())),
+        }
+    }
+
+    /// The ranges of one family, sorted and disjoint, both ends inclusive.
+    pub fn ranges_v4(&self) -> &[(V4, V4)] {
+        &self.v4
+    }
+
+    /// The ranges of one family, sorted and disjoint, both ends inclusive.
+    pub fn ranges_v6(&self) -> &[(V6, V6)] {
+        &self.v6
+    }
+}
+
+fn search<A: Address>(ranges: &[(A, A)], a: A) -> bool {
+    let i = ranges.partition_point(|r| r.0 <= a);
+    i > 0 && a <= ranges[i - 1].1
+}
+
+fn disjoint<A: Address>(mut ranges: Vec<(A, A)>) -> Vec<(A, A)> {
+    ranges.sort_unstable();
+    let mut out: Vec<(A, A)> = Vec::with_capacity(ranges.len());
+    for (a, b) in ranges {
+        match out.last_mut() {
+            Some(last) if a <= last.1 => last.1 = last.1.max(b),
+            _ => out.push((a, b)),
+        }
+    }
+    out
+}
+
+/// A set of ports: sorted, disjoint, inclusive ranges.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PortSet(Vec<(u16, u16)>);
+
+impl PortSet {
+    /// The set of all ports in the inclusive `ranges`.
+    pub fn new(ranges: impl IntoIterator<Item = (u16, u16)>) -> Self {
+        let mut v: Vec<(u16, u16)> = ranges.into_iter().filter(|r| r.0 <= r.1).collect();
+        v.sort_unstable();
+        let mut out: Vec<(u16, u16)> = Vec::with_capacity(v.len());
+        for (a, b) in v {
+            match out.last_mut() {
+                Some(last) if a <= last.1 => last.1 = last.1.max(b),
+                _ => out.push((a, b)),
+            }
+        }
+        PortSet(out)
+    }
+
+    /// Whether `p` is in the set.
+    pub fn contains(&self, p: u16) -> bool {
+        let i = self.0.partition_point(|r| r.0 <= p);
+        i > 0 && p <= self.0[i - 1].1
+    }
+
+    /// The ranges, sorted and disjoint, both ends inclusive.
+    pub fn ranges(&self) -> &[(u16, u16)] {
+        &self.0
+    }
+}

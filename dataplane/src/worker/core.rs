@@ -1,0 +1,156 @@
+//! What a worker has besides its per-family tables: ports, frames, clock, snapshot, limits.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::counters::Counters;
+use super::reason::DropReason;
+use super::shared::{Lent, NeighbourRequest, Punt, Shared};
+use crate::conntrack::Ticks;
+use crate::io::{Frame, FramePool, Port};
+use crate::nat::Random;
+use crate::policy::InterfaceId;
+use crate::snapshot::Snapshot;
+
+/// Connections a worker reserves of the common limit at a time.
+const QUOTA_STEP: u32 = 256;
+
+/// The family-independent part of a worker.
+pub(super) struct Core<P> {
+    pub(super) id: u16,
+    pub(super) shared: Arc<Shared>,
+    pub(super) snapshot: Snapshot,
+    /// Changes whenever next hops cached in connections must be looked up again. Never 0.
+    pub(super) route_epoch: u32,
+    /// One for each interface.
+    pub(super) ports: Vec<P>,
+    pub(super) pool: FramePool,
+    pub(super) now: Ticks,
+    pub(super) random: Random,
+    /// Connections this worker may still add without asking the common limit.
+    quota: u32,
+    /// Tokens of the ICMP error rate limit, in thousandths, and when they were last filled up.
+    icmp_tokens: u64,
+    icmp_filled: Ticks,
+    /// Frames lent to other workers.
+    pub(super) lent: u32,
+}
+
+impl<P: Port> Core<P> {
+    pub(super) fn new(id: u16, shared: Arc<Shared>, pool: FramePool, ports: Vec<P>) -> Self {
+        let snapshot = shared.current.load();
+        let now = shared.now();
+        Core {
+            id,
+            shared,
+            snapshot,
+            route_epoch: 1,
+            ports,
+            pool,
+            now,
+            random: Random::default(),
+            quota: 0,
+            icmp_tokens: 0,
+            icmp_filled: now,
+            lent: 0,
+        }
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.shared.workers[usize::from(self.id)].counters
+    }
+
+    /// Counts the drop and gives the frame back.
+    pub(super) fn discard(&mut self, f: Frame, why: DropReason) {
+        self.counters().drop(why);
+        self.pool.give(f);
+    }
+
+    /// Queues a complete frame on an interface.
+    pub(super) fn transmit(&mut self, interface: InterfaceId, f: Frame) {
+        match self.ports[usize::from(interface)].send(&mut self.pool, f) {
+            Ok(()) => {
+                let c = self.counters().interface(interface);
+                c.tx_packets.inc();
+                c.tx_bytes.add(u64::from(f.len));
+            }
+            Err(f) => self.discard(f, DropReason::TransmitFull),
+        }
+    }
+
+    /// Hands a frame to the kernel as if it had just been received, and takes the frame back.
+    pub(super) fn punt(&mut self, interface: InterfaceId, f: Frame) {
+        let punt = Punt { interface, frame: self.pool.bytes(f).into() };
+        if self.shared.punts.push(punt).is_ok() {
+            self.shared.punt_ready.signal();
+            self.counters().punted.inc();
+            self.pool.give(f);
+        } else {
+            self.discard(f, DropReason::PuntLimit);
+        }
+    }
+
+    /// Lends a frame to the worker that owns its connection.
+    pub(super) fn hand_off(&mut self, interface: InterfaceId, f: Frame, owner: u16) {
+        let lent = Lent { from: self.id, index: f.index, data: self.pool.address(f), len: f.len, interface };
+        if self.shared.workers[usize::from(owner)].inbox.push(lent).is_ok() {
+            self.lent += 1;
+            self.counters().handed_off.inc();
+            self.shared.wake(usize::from(owner));
+        } else {
+            self.discard(f, DropReason::HandoffFull);
+        }
+    }
+
+    /// Asks the control thread to resolve or confirm a next hop. Lost when the queue is full; asked again later.
+    pub(super) fn ask_neighbour(&self, r: NeighbourRequest) {
+        if self.shared.neighbour_requests.push(r).is_ok() {
+            self.shared.control_ready.signal();
+        }
+    }
+
+    /// Reserves room for one more connection under `max_connections`.
+    pub(super) fn reserve_connection(&mut self) -> bool {
+        if self.quota == 0 {
+            let max = self.snapshot.policy.max_connections;
+            let taken = self.shared.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+                let step = QUOTA_STEP.min(max.saturating_sub(n));
+                (step > 0).then_some(n + step)
+            });
+            match taken {
+                Ok(before) => self.quota = QUOTA_STEP.min(max - before),
+                Err(_) => return false,
+            }
+        }
+        self.quota -= 1;
+        true
+    }
+
+    /// Gives back the room of a connection that is gone.
+    pub(super) fn release_connection(&mut self) {
+        self.quota += 1;
+        if self.quota > 2 * QUOTA_STEP {
+            self.quota -= QUOTA_STEP;
+            self.shared.connections.fetch_sub(QUOTA_STEP, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether an ICMP error may be sent now (RFC 1812 4.3.2.8, RFC 4443 2.4 (f)).
+    pub(super) fn may_send_icmp(&mut self) -> bool {
+        let rate = u64::from(self.snapshot.policy.icmp_errors_per_second);
+        if rate == 0 {
+            return true;
+        }
+        let elapsed = u64::from(self.now.0.wrapping_sub(self.icmp_filled.0));
+        self.icmp_filled = self.now;
+        // One token is 1000; a burst of a tenth of a second's worth, at least ten, is allowed.
+        self.icmp_tokens = (self.icmp_tokens + elapsed * rate).min((rate * 100).max(10_000));
+        let ok = self.icmp_tokens >= 1000;
+        if ok {
+            self.icmp_tokens -= 1000;
+        } else {
+            self.counters().icmp_limited.inc();
+        }
+        ok
+    }
+}

@@ -1,0 +1,199 @@
+//! The directory: which worker owns a tuple, for frames that reach another worker than their owner.
+//!
+//! It holds a fingerprint and an owner for both tuples of every connection, and is asked only when a
+//! worker's own table has no match. Claiming a fingerprint is also what keeps two workers from making
+//! the same connection, or giving out the same translated tuple, at the same time. Two different tuples
+//! with equal fingerprints (56 bits and more) look like one: the later connection then chooses another
+//! port, or fails; it never reaches a wrong owner's translation, who compares whole tuples.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::conntrack::region::Region;
+
+const SLOTS: usize = 7;
+
+/// Seven entries, and how many more found the bucket full and live in the following ones.
+#[derive(Debug)]
+#[repr(C, align(64))]
+struct Bucket {
+    entries: [AtomicU64; SLOTS],
+    passed: AtomicU64,
+}
+
+/// Who owns which tuple.
+#[derive(Debug)]
+pub struct Directory {
+    /// `None` with a single worker, who owns everything.
+    buckets: Option<Region<Bucket>>,
+    mask: u64,
+}
+
+/// The upper 48 bits of the hash, and the owner's number plus one; 0 is an empty entry.
+fn entry(hash: u64, owner: u16) -> u64 {
+    (hash & !0xffff) | (u64::from(owner) + 1)
+}
+
+fn owner(e: u64) -> u16 {
+    (e as u16) - 1
+}
+
+impl Directory {
+    /// A directory for up to `connections` connections.
+    ///
+    /// # Errors
+    /// When the address space cannot be had.
+    pub fn new(connections: u32) -> io::Result<Self> {
+        let buckets = (u64::from(connections) * 2 * 2).div_ceil(SLOTS as u64).next_power_of_two();
+        // SAFETY: a bucket of zeros is an empty bucket, and atomics need no drop.
+        let region = unsafe { Region::zeroed(buckets as usize)? };
+        Ok(Directory { buckets: Some(region), mask: buckets - 1 })
+    }
+
+    /// The directory of a single worker: empty, and every claim succeeds.
+    pub fn none() -> Self {
+        Directory { buckets: None, mask: 0 }
+    }
+
+    /// The bucket index comes from other bits than the entry's fingerprint has in its place.
+    fn home(&self, hash: u64) -> u64 {
+        hash & self.mask
+    }
+
+    /// Walks the buckets an entry of this hash may be in.
+    fn walk<'a>(&self, buckets: &'a [Bucket], hash: u64) -> impl Iterator<Item = &'a Bucket> {
+        let mut at = Some(self.home(hash));
+        let mask = self.mask;
+        std::iter::from_fn(move || {
+            let b = &buckets[at? as usize];
+            at = (b.passed.load(Ordering::SeqCst) > 0).then(|| (at.unwrap_or(0) + 1) & mask);
+            Some(b)
+        })
+    }
+
+    /// The worker that owns this tuple.
+    pub fn lookup(&self, hash: u64) -> Option<u16> {
+        let buckets = self.buckets.as_ref()?.as_slice();
+        self.walk(buckets, hash).flat_map(|b| &b.entries).find_map(|e| {
+            let e = e.load(Ordering::Relaxed);
+            (e != 0 && (e ^ hash) >> 16 == 0).then(|| owner(e))
+        })
+    }
+
+    /// Claims a tuple for `me`.
+    ///
+    /// # Errors
+    /// The worker that owns it already, possibly `me` itself.
+    pub fn claim(&self, hash: u64, me: u16) -> Result<(), u16> {
+        let Some(region) = &self.buckets else { return Ok(()) };
+        let buckets = region.as_slice();
+        if let Some(o) = self.lookup(hash) {
+            return Err(o);
+        }
+        let value = entry(hash, me);
+        let mut at = self.home(hash);
+        let mine = loop {
+            let b = &buckets[at as usize];
+            let free = b.entries.iter().find(|e| {
+                e.load(Ordering::Relaxed) == 0
+                    && e.compare_exchange(0, value, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+            });
+            if let Some(e) = free {
+                break e;
+            }
+            b.passed.fetch_add(1, Ordering::SeqCst);
+            at = (at + 1) & self.mask;
+        };
+        // Another worker may have claimed it between the look and the write. Both then see each other
+        // here, or at least the later one sees the earlier; whoever sees another gives way.
+        let rival = self.walk(buckets, hash).flat_map(|b| &b.entries).find_map(|e| {
+            let v = e.load(Ordering::SeqCst);
+            (v != 0 && (v ^ hash) >> 16 == 0 && !std::ptr::eq(e, mine)).then(|| owner(v))
+        });
+        match rival {
+            None => Ok(()),
+            Some(o) => {
+                self.release(hash, me);
+                Err(o)
+            }
+        }
+    }
+
+    /// Gives up a claim of `me`; nothing happens when there is none.
+    pub fn release(&self, hash: u64, me: u16) {
+        let Some(region) = &self.buckets else { return };
+        let buckets = region.as_slice();
+        let value = entry(hash, me);
+        let mut at = self.home(hash);
+        let mut passed = 0;
+        loop {
+            let b = &buckets[at as usize];
+            if let Some(e) = b.entries.iter().find(|e| e.load(Ordering::Relaxed) == value) {
+                e.store(0, Ordering::SeqCst);
+                let home = self.home(hash);
+                for i in 0..passed {
+                    buckets[((home + i) & self.mask) as usize].passed.fetch_sub(1, Ordering::SeqCst);
+                }
+                return;
+            }
+            if b.passed.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            passed += 1;
+            at = (at + 1) & self.mask;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_hash_map(ops in proptest::collection::vec((any::<bool>(), 0u64..50, 0u16..3), 1..300)) {
+            let d = Directory::new(32).unwrap();
+            let mut model: HashMap<u64, u16> = HashMap::new();
+            // Few home buckets, so that entries overflow.
+            let hash = |n: u64| n << 20 | n % 3;
+            for (claim, n, who) in ops {
+                if claim {
+                    let want = model.get(&n).copied();
+                    prop_assert_eq!(d.claim(hash(n), who), want.map_or(Ok(()), Err));
+                    model.entry(n).or_insert(who);
+                } else if model.get(&n) == Some(&who) {
+                    d.release(hash(n), who);
+                    model.remove(&n);
+                }
+                for p in 0..50 {
+                    prop_assert_eq!(d.lookup(hash(p)), model.get(&p).copied());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn concurrent_claims_have_at_most_one_winner() {
+        let d = Arc::new(Directory::new(1 << 12).unwrap());
+        let won: Vec<Vec<u64>> = std::thread::scope(|s| {
+            let threads: Vec<_> = (0..4u16)
+                .map(|me| {
+                    let d = d.clone();
+                    s.spawn(move || (1..2000u64).filter(|n| d.claim(n << 16 | n % 7, me).is_ok()).collect::<Vec<_>>())
+                })
+                .collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        let mut all: Vec<u64> = won.into_iter().flatten().collect();
+        let n = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), n);
+        assert!(n > 1900, "claims fail only when they really meet: {n}");
+    }
+}

@@ -1,0 +1,170 @@
+//! The tables a worker has once per address family, and packets on their way through them.
+
+use std::io;
+
+use super::core::Core;
+use super::counters::Counter;
+use super::neighbour::Neighbours;
+use super::shared::WorkerShared;
+use crate::conntrack::{Connection, Direction, Key, Slab, SlabView, Status, Table};
+use crate::io::{Frame, Port};
+use crate::packet::transport::Transport;
+use crate::packet::{Headers, Ip, V4, V6};
+use crate::policy::InterfaceId;
+
+/// A parsed packet, with what the look-up stage found.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Packet<A> {
+    pub(super) frame: Frame,
+    pub(super) interface: InterfaceId,
+    /// Came from another worker, who found this one to be the owner.
+    pub(super) handed: bool,
+    pub(super) headers: Headers<A>,
+    pub(super) transport: Transport<A>,
+    /// Hash of the flow's key; 0 when there is none.
+    pub(super) hash: u64,
+    /// The connection, as of `changes` of the table.
+    pub(super) found: Option<(u32, Direction)>,
+    pub(super) changes: u64,
+}
+
+/// Why a connection leaves the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Removal {
+    Expired,
+    Deleted,
+    EarlyDrop,
+}
+
+/// One family's connections and next hops.
+pub(super) struct Family<A: Ip> {
+    pub(super) slab: Slab<A>,
+    pub(super) table: Table,
+    pub(super) neighbours: Neighbours<A>,
+    /// The packets of the current burst.
+    pub(super) burst: Vec<Packet<A>>,
+}
+
+/// Both families.
+pub(super) struct Families {
+    pub(super) v4: Family<V4>,
+    pub(super) v6: Family<V6>,
+}
+
+/// An address family with its place in [`Families`] and among the counters.
+pub(super) trait Member: Ip {
+    fn of(f: &mut Families) -> &mut Family<Self>;
+    fn gauge(w: &WorkerShared) -> &Counter;
+}
+
+impl Member for V4 {
+    fn of(f: &mut Families) -> &mut Family<V4> {
+        &mut f.v4
+    }
+
+    fn gauge(w: &WorkerShared) -> &Counter {
+        &w.counters.connections4
+    }
+}
+
+impl Member for V6 {
+    fn of(f: &mut Families) -> &mut Family<V6> {
+        &mut f.v6
+    }
+
+    fn gauge(w: &WorkerShared) -> &Counter {
+        &w.counters.connections6
+    }
+}
+
+impl<A: Ip> Family<A> {
+    pub(super) fn new(view: SlabView) -> io::Result<Self> {
+        let table = Table::new(view.capacity())?;
+        Ok(Family {
+            slab: Slab::new(view)?,
+            table,
+            neighbours: Neighbours::default(),
+            burst: Vec::with_capacity(crate::io::BURST),
+        })
+    }
+
+    /// The live connection of a packet whose key is `key`. One that has expired is removed on the way.
+    #[inline]
+    pub(super) fn find<P: Port>(
+        &mut self,
+        w: &mut Core<P>,
+        key: &Key<A>,
+        p: &Packet<A>,
+    ) -> Option<(u32, Direction)> {
+        let found = if p.changes == self.table.changes() {
+            p.found
+        } else {
+            self.table.lookup(&self.slab, p.hash, key)
+        };
+        self.unexpired(w, found)
+    }
+
+    /// The live connection with this key.
+    pub(super) fn lookup<P: Port>(&mut self, w: &mut Core<P>, key: &Key<A>) -> Option<(u32, Direction)> {
+        let found = self.table.lookup(&self.slab, key.hash(&w.shared.keys), key);
+        self.unexpired(w, found)
+    }
+
+    #[inline]
+    fn unexpired<P: Port>(&mut self, w: &mut Core<P>, found: Option<(u32, Direction)>) -> Option<(u32, Direction)> {
+        let (slot, d) = found?;
+        if self.slab.get(slot).deadline.reached(w.now) {
+            self.remove(w, slot, Removal::Expired);
+            return None;
+        }
+        Some((slot, d))
+    }
+
+    /// Enters a connection whose two tuples are claimed. False when there is no room.
+    pub(super) fn confirm<P: Port>(&mut self, w: &mut Core<P>, mut c: Connection<A>, hashes: [u64; 2]) -> bool {
+        c.status.insert(Status::CONFIRMED);
+        let kind = match c.proto {
+            crate::packet::protocol::TCP => 0,
+            crate::packet::protocol::UDP => 1,
+            p if p == A::ICMP => 2,
+            _ => 3,
+        };
+        let Some(slot) = self.slab.insert(c) else { return false };
+        self.table.insert(hashes[0], slot, Direction::Original);
+        self.table.insert(hashes[1], slot, Direction::Reply);
+        w.counters().created[kind].inc();
+        true
+    }
+
+    /// Takes a connection out of the table and frees all it holds.
+    pub(super) fn remove<P: Port>(&mut self, w: &mut Core<P>, slot: u32, why: Removal) {
+        let c = self.slab.get(slot);
+        for d in [Direction::Original, Direction::Reply] {
+            let hash = c.key(d).hash(&w.shared.keys);
+            self.table.remove(hash, slot, d);
+            w.shared.directory.release(hash, w.id);
+        }
+        self.slab.remove(slot);
+        w.release_connection();
+        match why {
+            Removal::Expired => w.counters().expired.inc(),
+            Removal::Deleted => w.counters().deleted.inc(),
+            Removal::EarlyDrop => w.counters().early_dropped.inc(),
+        }
+    }
+
+    /// Removes a connection that is not assured, to make room (netfilter's `early_drop`). Looks at a few
+    /// slots from a random one on, so that a flood costs the same for every new connection.
+    pub(super) fn early_drop<P: Port>(&mut self, w: &mut Core<P>) -> bool {
+        const LOOKS: u32 = 64;
+        let n = self.slab.high_water();
+        let start = w.random.draw();
+        let victim = (0..LOOKS.min(n)).map(|i| (start.wrapping_add(i)) % n).find(|s| {
+            self.slab.is_live(*s) && !self.slab.get(*s).status.contains(Status::ASSURED)
+        });
+        if let Some(slot) = victim {
+            self.remove(w, slot, Removal::EarlyDrop);
+        }
+        victim.is_some()
+    }
+}

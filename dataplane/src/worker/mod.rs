@@ -1,0 +1,20 @@
+//! The worker: one thread, one queue of every interface, frames from receive to send on one core.
+
+mod core;
+pub mod counters;
+mod directory;
+mod emit;
+mod error;
+mod family;
+mod neighbour;
+mod path;
+mod reason;
+mod run;
+pub mod shared;
+pub mod steering;
+mod tasks;
+mod track;
+
+pub use directory::Directory;
+pub use reason::DropReason;
+pub use run::{Options, Worker};

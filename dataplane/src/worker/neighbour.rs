@@ -1,0 +1,183 @@
+//! Next hops: where a connection's packets go on the link, and frames that wait for an address.
+
+use std::collections::HashMap;
+
+use ahash::RandomState;
+
+use super::core::Core;
+use super::reason::DropReason;
+use super::shared::NeighbourRequest;
+use crate::conntrack::Ticks;
+use crate::io::{Frame, Port};
+use crate::packet::Ip;
+use crate::policy::InterfaceId;
+use crate::route::{Fib, Mac};
+
+/// Frames that wait for one next hop's address (the kernel's `unres_qlen`, in packets).
+const WAITING: usize = 32;
+/// How long frames wait, and how long a silent next hop is then held to be unreachable.
+const PATIENCE_MS: u32 = 3000;
+/// A next hop in use is asked to be confirmed this often, so that a changed address is noticed.
+const CONFIRM_MS: u32 = 20_000;
+/// How often an unanswered request is repeated.
+const RETRY_MS: u32 = 1000;
+/// Next hops remembered before those not in use are forgotten.
+const REMEMBERED: usize = 32_768;
+
+/// A next hop on an interface.
+#[derive(Debug)]
+pub(super) struct Neighbour<A> {
+    pub(super) interface: InterfaceId,
+    pub(super) address: A,
+    /// Its Ethernet address, once known.
+    pub(super) mac: Option<Mac>,
+    /// The interface's own Ethernet address.
+    pub(super) own: Mac,
+    /// The interface's MTU.
+    pub(super) mtu: u16,
+    /// The interface can send.
+    pub(super) up: bool,
+    /// When the kernel was last asked about it.
+    asked: Ticks,
+    /// Since when frames have been waiting in vain.
+    silent_since: Option<Ticks>,
+    waiting: Vec<Frame>,
+}
+
+/// The next hops a worker has used, by index.
+#[derive(Debug)]
+pub(super) struct Neighbours<A> {
+    list: Vec<Neighbour<A>>,
+    index: HashMap<(InterfaceId, A), u16, RandomState>,
+    /// Those without an address.
+    unresolved: Vec<u16>,
+}
+
+impl<A> Default for Neighbours<A> {
+    fn default() -> Self {
+        Neighbours { list: Vec::new(), index: HashMap::default(), unresolved: Vec::new() }
+    }
+}
+
+impl<A: Ip> Neighbours<A> {
+    #[inline]
+    pub(super) fn get(&self, hop: u16) -> &Neighbour<A> {
+        &self.list[usize::from(hop)]
+    }
+
+    /// Frames that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.unresolved.iter().map(|h| self.get(*h).waiting.len()).sum()
+    }
+
+    /// The index of a next hop. `None` when there are too many.
+    pub(super) fn hop(&mut self, fib: &Fib, interface: InterfaceId, address: A) -> Option<u16> {
+        if let Some(i) = self.index.get(&(interface, address)) {
+            return Some(*i);
+        }
+        let i = u16::try_from(self.list.len()).ok().filter(|i| *i < u16::MAX)?;
+        let mut n = Neighbour {
+            interface,
+            address,
+            mac: None,
+            own: Mac::default(),
+            mtu: 0,
+            up: false,
+            asked: Ticks(0),
+            silent_since: None,
+            waiting: Vec::new(),
+        };
+        n.refresh(fib);
+        if n.mac.is_none() {
+            self.unresolved.push(i);
+        }
+        self.list.push(n);
+        self.index.insert((interface, address), i);
+        Some(i)
+    }
+
+    /// Takes over a new snapshot: addresses that changed, frames that can now go.
+    pub(super) fn refresh<P: Port>(&mut self, w: &mut Core<P>) {
+        if self.list.len() > REMEMBERED {
+            self.list.retain(|n| !n.waiting.is_empty());
+            self.index =
+                self.list.iter().enumerate().map(|(i, n)| ((n.interface, n.address), i as u16)).collect();
+        }
+        for n in &mut self.list {
+            n.refresh(&w.snapshot.fib);
+            if let (Some(mac), true) = (n.mac, n.up) {
+                n.silent_since = None;
+                for f in n.waiting.drain(..) {
+                    w.pool.bytes_mut(f)[..6].copy_from_slice(&mac.0);
+                    w.transmit(n.interface, f);
+                }
+            }
+        }
+        self.unresolved =
+            (0..self.list.len() as u16).filter(|i| self.list[usize::from(*i)].mac.is_none()).collect();
+    }
+
+    /// Gives up on frames that have waited too long, and repeats requests.
+    pub(super) fn tick<P: Port>(&mut self, w: &mut Core<P>) {
+        for i in &self.unresolved {
+            let n = &mut self.list[usize::from(*i)];
+            if n.waiting.is_empty() {
+                continue;
+            }
+            if n.is_silent(w.now) || !n.up {
+                for f in n.waiting.drain(..) {
+                    w.discard(f, DropReason::NeighbourUnresolved);
+                }
+            } else if n.asked.after_ms(RETRY_MS).reached(w.now) {
+                n.ask(w);
+            }
+        }
+    }
+
+    /// Lets a complete frame, but for its destination address, wait for that.
+    pub(super) fn wait<P: Port>(&mut self, w: &mut Core<P>, hop: u16, f: Frame) {
+        let n = &mut self.list[usize::from(hop)];
+        if n.waiting.len() >= WAITING {
+            w.discard(f, DropReason::NeighbourQueueFull);
+            return;
+        }
+        n.waiting.push(f);
+        match n.silent_since {
+            None => n.silent_since = Some(w.now),
+            // The pause after a failure is over: another try.
+            Some(t) if t.after_ms(2 * PATIENCE_MS).reached(w.now) => n.silent_since = Some(w.now),
+            Some(_) => {}
+        }
+        if n.asked == Ticks(0) || n.asked.after_ms(RETRY_MS).reached(w.now) {
+            n.ask(w);
+        }
+    }
+
+    /// Has the kernel confirm a next hop in use every now and then.
+    #[inline]
+    pub(super) fn used<P: Port>(&mut self, w: &Core<P>, hop: u16) {
+        let n = &mut self.list[usize::from(hop)];
+        if w.now.0.wrapping_sub(n.asked.0) > CONFIRM_MS {
+            n.ask(w);
+        }
+    }
+}
+
+impl<A: Ip> Neighbour<A> {
+    fn refresh(&mut self, fib: &Fib) {
+        self.mac = A::neighbours(fib).get(&(self.interface, self.address)).copied();
+        if let Some(i) = fib.interfaces.get(usize::from(self.interface)) {
+            (self.own, self.mtu, self.up) = (i.mac, i.mtu, i.up);
+        }
+    }
+
+    fn ask<P: Port>(&mut self, w: &Core<P>) {
+        self.asked = w.now;
+        w.ask_neighbour(NeighbourRequest { interface: self.interface, address: self.address.ip() });
+    }
+
+    /// Frames waited in vain a short while ago: packets are answered with host unreachable.
+    pub(super) fn is_silent(&self, now: Ticks) -> bool {
+        self.silent_since.is_some_and(|t| t.after_ms(PATIENCE_MS).reached(now) && !t.after_ms(2 * PATIENCE_MS).reached(now))
+    }
+}

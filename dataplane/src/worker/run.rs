@@ -1,0 +1,320 @@
+//! The worker's loop: receive, stage by stage through the path, send; sleep when there is nothing to do.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
+
+use super::core::Core;
+use super::family::{Families, Family, Member, Packet};
+use super::path;
+use super::reason::DropReason;
+use super::shared::Shared;
+use super::tasks::{self, Tasks};
+use crate::conntrack::Ticks;
+use crate::conntrack::region::prefetch;
+use crate::io::{BURST, Frame, FramePool, Port};
+use crate::packet::transport::{self, ChecksumState, Transport};
+use crate::packet::{ETHERNET, V4, V6, be16, put16};
+use crate::policy::InterfaceId;
+
+/// Housekeeping happens this often.
+const HOUSEKEEPING_MS: u32 = 50;
+/// Polls that find nothing before a worker that polls adaptively goes to sleep.
+const SPIN: Duration = Duration::from_micros(50);
+
+/// How a worker runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Never sleep.
+    pub busy_poll: bool,
+}
+
+/// One worker. `P` is the kind of its ports, one for each interface of the policy, in that order.
+pub struct Worker<P> {
+    core: Core<P>,
+    families: Families,
+    tasks: Tasks,
+    options: Options,
+    received: Vec<Frame>,
+    housekeeping: Ticks,
+    ports_flushed: bool,
+}
+
+impl<P: Port> Worker<P> {
+    /// Worker number `id` of those in `shared`.
+    ///
+    /// # Errors
+    /// When the tables' address space cannot be had.
+    pub fn new(id: usize, shared: Arc<Shared>, pool: FramePool, ports: Vec<P>, options: Options) -> io::Result<Self> {
+        let own = &shared.workers[id];
+        let families = Families { v4: Family::new(own.slab4.clone())?, v6: Family::new(own.slab6.clone())? };
+        let core = Core::new(id as u16, shared, pool, ports);
+        let housekeeping = core.now;
+        let mut w = Worker {
+            core,
+            families,
+            tasks: Tasks::default(),
+            options,
+            received: Vec::with_capacity(BURST),
+            housekeeping,
+            ports_flushed: true,
+        };
+        tasks::gauges(&w.core, &w.families);
+        w.take_snapshot();
+        Ok(w)
+    }
+
+    /// The ports, for tests and benches.
+    pub fn ports(&mut self) -> &mut [P] {
+        &mut self.core.ports
+    }
+
+    /// The frames, for tests and benches.
+    pub fn pool(&mut self) -> &mut FramePool {
+        &mut self.core.pool
+    }
+
+    /// Runs until [`Shared::stop`] is set.
+    pub fn run(&mut self) {
+        let shared = self.core.shared.clone();
+        let mut last = Instant::now();
+        let mut idle_since = None;
+        while !shared.stop.load(Ordering::Relaxed) {
+            let n = self.turn();
+            let now = Instant::now();
+            let elapsed = (now - last).as_nanos() as u64;
+            last = now;
+            let c = self.core.counters();
+            if n > 0 {
+                c.bursts.inc();
+                c.busy_ns.add(elapsed);
+                idle_since = None;
+                continue;
+            }
+            c.idle_ns.add(elapsed);
+            let since = *idle_since.get_or_insert(now);
+            if !self.options.busy_poll && now - since >= SPIN && !self.tasks.pending() {
+                self.sleep();
+                let woke = Instant::now();
+                self.core.counters().sleep_ns.add((woke - last).as_nanos() as u64);
+                last = woke;
+                idle_since = None;
+            }
+        }
+        tasks::gauges(&self.core, &self.families);
+    }
+
+    /// One turn of the loop: one burst of every port, and whatever else is due. Returns the number of
+    /// frames that came in.
+    pub fn turn(&mut self) -> usize {
+        self.core.now = self.core.shared.now();
+        if self.core.shared.current.generation() != self.core.snapshot.generation {
+            self.take_snapshot();
+        }
+        let mut frames = self.take_over();
+        for i in 0..self.core.ports.len() {
+            let Core { ports, pool, .. } = &mut self.core;
+            ports[i].receive(pool, &mut self.received, BURST);
+            if self.received.is_empty() {
+                continue;
+            }
+            frames += self.received.len();
+            let received = std::mem::take(&mut self.received);
+            for f in &received {
+                prefetch(self.core.pool.address(*f));
+            }
+            let mut bytes = 0;
+            for f in &received {
+                bytes += u64::from(f.len);
+                self.parse(*f, i as InterfaceId, false);
+            }
+            let c = self.core.counters().interface(i as InterfaceId);
+            c.rx_packets.add(received.len() as u64);
+            c.rx_bytes.add(bytes);
+            self.received = received;
+            self.received.clear();
+            self.burst();
+        }
+        self.ports_flushed = true;
+        let Core { ports, pool, .. } = &mut self.core;
+        for port in ports {
+            if frames > 0 || port.unsent() > 0 {
+                port.flush(pool);
+                self.ports_flushed &= port.unsent() == 0;
+            }
+        }
+        self.tasks.turn(&mut self.core, &mut self.families);
+        if self.housekeeping.after_ms(HOUSEKEEPING_MS).reached(self.core.now) {
+            self.housekeeping = self.core.now;
+            self.families.v4.neighbours.tick(&mut self.core);
+            self.families.v6.neighbours.tick(&mut self.core);
+            tasks::gauges(&self.core, &self.families);
+        }
+        frames
+    }
+
+    /// Stages two and three, for both families.
+    fn burst(&mut self) {
+        stages::<P, V4>(&mut self.core, &mut self.families);
+        stages::<P, V6>(&mut self.core, &mut self.families);
+    }
+
+    /// Frames that other workers have handed over.
+    fn take_over(&mut self) -> usize {
+        let shared = self.core.shared.clone();
+        let inbox = &shared.workers[usize::from(self.core.id)].inbox;
+        let mut n = 0;
+        while n < BURST
+            && let Some(lent) = inbox.pop()
+        {
+            n += 1;
+            let own = self.core.pool.take().map(|f| Frame { len: lent.len, ..f });
+            match own {
+                Some(f) if usize::from(lent.len) <= self.core.pool.capacity() => {
+                    // SAFETY: the lender keeps the frame untouched and mapped until its index comes back,
+                    // which happens below, and `len` bytes of it were a packet in its pool.
+                    let bytes = unsafe { std::slice::from_raw_parts(lent.data, usize::from(lent.len)) };
+                    self.core.pool.bytes_mut(f).copy_from_slice(bytes);
+                    self.core.counters().taken_over.inc();
+                    self.parse(f, lent.interface, true);
+                }
+                own => {
+                    if let Some(f) = own {
+                        self.core.pool.give(f);
+                    }
+                    self.core.counters().drop(DropReason::NoFrame);
+                }
+            }
+            // Has as many places as the lender has frames.
+            let _ = shared.workers[usize::from(lent.from)].returns.push(lent.index);
+        }
+        if n > 0 {
+            self.burst();
+        }
+        n
+    }
+
+    /// Stage one: headers, sanity, key and hash; the frame joins its family's burst.
+    #[inline]
+    fn parse(&mut self, f: Frame, interface: InterfaceId, handed: bool) {
+        let b = self.core.pool.bytes(f);
+        let own = self.core.snapshot.fib.interfaces.get(usize::from(interface)).map(|i| i.mac.0);
+        let result = if b.len() < ETHERNET {
+            Err(DropReason::Malformed)
+        } else if own.is_none_or(|m| b[..6] != m) {
+            Err(DropReason::OtherHost)
+        } else {
+            match be16(b, 12) {
+                crate::packet::ETHERTYPE_IPV4 => stage_one::<P, V4>(&mut self.core, &mut self.families, f, interface, handed),
+                crate::packet::ETHERTYPE_IPV6 => stage_one::<P, V6>(&mut self.core, &mut self.families, f, interface, handed),
+                _ => Err(DropReason::Malformed),
+            }
+        };
+        if let Err(why) = result {
+            self.core.discard(f, why);
+        }
+    }
+
+    fn take_snapshot(&mut self) {
+        let w = &mut self.core;
+        w.snapshot = w.shared.current.load();
+        w.route_epoch = w.route_epoch.wrapping_add(1).max(1);
+        self.families.v4.neighbours.refresh(w);
+        self.families.v6.neighbours.refresh(w);
+    }
+
+    /// Sleeps until a frame comes, somebody wakes this worker, or housekeeping is due.
+    fn sleep(&mut self) {
+        let shared = self.core.shared.clone();
+        let own = &shared.workers[usize::from(self.core.id)];
+        own.sleeping.store(true, Ordering::Relaxed);
+        // Pairs with the fence in `Shared::wake`: either the other side sees that we sleep, or we see
+        // what it has queued.
+        fence(Ordering::SeqCst);
+        let quiet = own.inbox.is_empty()
+            && own.commands.is_empty()
+            && own.expired.is_empty()
+            && own.returns.is_empty()
+            && shared.current.generation() == self.core.snapshot.generation;
+        if quiet {
+            let readable = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+            let mut fds: Vec<libc::pollfd> = self.core.ports.iter().filter_map(|p| p.poll_fd().map(readable)).collect();
+            fds.push(readable(own.wake.as_raw_fd()));
+            let timeout = if self.ports_flushed { HOUSEKEEPING_MS as i32 } else { 1 };
+            // SAFETY: `fds` is a valid array of that length. Errors (EINTR) end the sleep, which is harmless.
+            unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) };
+        }
+        own.sleeping.store(false, Ordering::Relaxed);
+        own.wake.clear();
+    }
+}
+
+#[inline]
+fn stage_one<P: Port, A: Member>(
+    w: &mut Core<P>,
+    families: &mut Families,
+    f: Frame,
+    interface: InterfaceId,
+    handed: bool,
+) -> Result<(), DropReason> {
+    let t = A::of(families);
+    let b = w.pool.bytes(f);
+    let headers = A::parse(b, ETHERNET)?;
+    if headers.src.is_martian_source() {
+        return Err(DropReason::MartianSource);
+    }
+    if headers.dst.is_martian_destination() {
+        return Err(DropReason::MartianDestination);
+    }
+    let mut transport = transport::classify(b, &headers);
+    if headers.fragment.is_none() && matches!(transport, Transport::Flow(_)) {
+        match transport::verify(b, &headers) {
+            ChecksumState::Good => {}
+            ChecksumState::Partial(c) => {
+                if let Some(at) = transport::checksum_offset::<A>(headers.proto) {
+                    put16(w.pool.bytes_mut(f), usize::from(headers.l4) + at, c);
+                    w.counters().checksums_completed.inc();
+                }
+            }
+            ChecksumState::Bad if w.snapshot.policy.checksum => transport = Transport::Invalid,
+            ChecksumState::Bad => {}
+        }
+    }
+    let hash = match &transport {
+        Transport::Flow(key) => {
+            let hash = key.hash(&w.shared.keys);
+            t.table.prefetch(hash);
+            hash
+        }
+        _ => 0,
+    };
+    t.burst.push(Packet { frame: f, interface, handed, headers, transport, hash, found: None, changes: 0 });
+    Ok(())
+}
+
+fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
+    let t = A::of(families);
+    if t.burst.is_empty() {
+        return;
+    }
+    for p in &t.burst {
+        if let Some(slot) = t.table.candidate(p.hash) {
+            t.slab.prefetch(slot);
+        }
+    }
+    let changes = t.table.changes();
+    let mut burst = std::mem::take(&mut t.burst);
+    for p in &mut burst {
+        if let Transport::Flow(key) = &p.transport {
+            p.found = t.table.lookup(&t.slab, p.hash, key);
+            p.changes = changes;
+        }
+    }
+    for p in &burst {
+        path::forward(w, t, p);
+    }
+    burst.clear();
+    t.burst = burst;
+}

@@ -1,0 +1,266 @@
+//! What workers share with each other and with the control thread: bounded queues, counters, snapshots.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
+
+use ahash::RandomState;
+use crossbeam::channel::Sender;
+use crossbeam::queue::ArrayQueue;
+
+use super::counters::Counters;
+use super::directory::Directory;
+use crate::conntrack::{Expectations, SlabView, Status, TcpState, Ticks};
+use crate::io::EventFd;
+use crate::policy::InterfaceId;
+use crate::snapshot::Published;
+
+/// Everything shared; one per daemon.
+#[derive(Debug)]
+pub struct Shared {
+    /// Key of the tuple hash, fresh each start.
+    pub keys: RandomState,
+    /// The current policy and forwarding state.
+    pub current: Published,
+    /// Which worker owns a tuple.
+    pub directory: Directory,
+    /// Announced connections.
+    pub expectations: Expectations,
+    /// One for each worker.
+    pub workers: Vec<WorkerShared>,
+    /// Next hops whose Ethernet address is wanted, or should be confirmed.
+    pub neighbour_requests: ArrayQueue<NeighbourRequest>,
+    /// Frames for the gateway host itself.
+    pub punts: ArrayQueue<Punt>,
+    /// Signalled when `neighbour_requests` has become non-empty.
+    pub control_ready: EventFd,
+    /// Signalled when `punts` has become non-empty.
+    pub punt_ready: EventFd,
+    /// Frames for the gateway host that the punt thread discarded: over its rate limit, or refused by the kernel.
+    pub punts_dropped: AtomicU64,
+    /// Live connections of all workers, for `max_connections`; updated in steps, not per connection.
+    pub connections: AtomicU32,
+    /// Tells the workers to stop.
+    pub stop: AtomicBool,
+    /// Where the clock of [`Ticks`] begins.
+    pub started: Instant,
+}
+
+/// What one worker shares.
+#[derive(Debug)]
+pub struct WorkerShared {
+    /// Its counters.
+    pub counters: Counters,
+    /// Frames other workers hand to it.
+    pub inbox: ArrayQueue<Lent>,
+    /// Its own frames, given back by the workers they were lent to.
+    pub returns: ArrayQueue<u32>,
+    /// Orders from the control thread.
+    pub commands: ArrayQueue<Command>,
+    /// Slots whose deadline has passed, found by the control thread's scan.
+    pub expired: ArrayQueue<Vec<Slot>>,
+    /// Set while it sleeps in `poll`; whoever queues something then signals `wake`.
+    pub sleeping: AtomicBool,
+    /// Ends its sleep.
+    pub wake: EventFd,
+    /// The deadlines of its IPv4 connections.
+    pub slab4: SlabView,
+    /// The deadlines of its IPv6 connections.
+    pub slab6: SlabView,
+}
+
+/// A frame lent to the owner of its connection, who copies it and gives the index back.
+#[derive(Debug)]
+pub struct Lent {
+    /// The worker whose frame it is.
+    pub from: u16,
+    /// Its index in that worker's pool.
+    pub index: u32,
+    /// Its first byte.
+    pub data: *const u8,
+    /// Its length in bytes.
+    pub len: u16,
+    /// The interface it came in on.
+    pub interface: InterfaceId,
+}
+
+// SAFETY: the pointer is only read, and the lender does not touch the frame until its index comes back.
+unsafe impl Send for Lent {}
+
+/// A connection's place in a worker's slabs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slot {
+    /// In the IPv4 slab.
+    V4(u32),
+    /// In the IPv6 slab.
+    V6(u32),
+}
+
+/// A next hop the workers want resolved or confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NeighbourRequest {
+    /// The interface it is on.
+    pub interface: InterfaceId,
+    /// Its address.
+    pub address: IpAddr,
+}
+
+/// A frame to hand to the kernel as if just received.
+#[derive(Debug)]
+pub struct Punt {
+    /// The interface it came in on.
+    pub interface: InterfaceId,
+    /// The whole frame, Ethernet header first.
+    pub frame: Box<[u8]>,
+}
+
+/// Which connections a command is about; absent conditions always hold.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// IPv4 only (`Some(false)`) or IPv6 only (`Some(true)`).
+    pub v6: Option<bool>,
+    /// Transport protocol.
+    pub proto: Option<u8>,
+    /// Original source address.
+    pub source: Option<IpAddr>,
+    /// Original destination address.
+    pub destination: Option<IpAddr>,
+    /// Original source port.
+    pub source_port: Option<u16>,
+    /// Original destination port.
+    pub destination_port: Option<u16>,
+    /// Destination of replies: the address the source was translated to.
+    pub reply_destination: Option<IpAddr>,
+    /// Status bits that must all be set.
+    pub status: Status,
+    /// The connection mark.
+    pub mark: Option<u32>,
+}
+
+/// An order to one worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Send all matching connections in chunks; dropping the sender marks the end.
+    List {
+        /// Which ones.
+        filter: Filter,
+        /// Where to; bounded, and the worker goes on with traffic while it is full.
+        reply: Sender<Vec<ConnectionInfo>>,
+    },
+    /// Delete matching connections and answer how many they were.
+    Delete {
+        /// Which ones.
+        filter: Filter,
+        /// Gets one number.
+        reply: Sender<u64>,
+    },
+}
+
+/// A connection as listings show it.
+#[derive(Debug, Clone)]
+pub struct ConnectionInfo {
+    /// The worker that owns it.
+    pub worker: u16,
+    /// Transport protocol.
+    pub proto: u8,
+    /// Original direction.
+    pub original: FlowInfo,
+    /// Reply direction.
+    pub reply: FlowInfo,
+    /// Milliseconds until it expires.
+    pub remaining_ms: u32,
+    /// TCP state, for TCP.
+    pub tcp: Option<TcpState>,
+    /// Status bits.
+    pub status: Status,
+    /// Connection mark.
+    pub mark: u32,
+}
+
+/// One direction of a connection as listings show it.
+#[derive(Debug, Clone, Copy)]
+pub struct FlowInfo {
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// Source port, or ICMP identifier.
+    pub source_port: u16,
+    /// Destination port, or ICMP type (upper byte) and code.
+    pub destination_port: u16,
+    /// Packets so far.
+    pub packets: u32,
+    /// Bytes so far.
+    pub bytes: u64,
+}
+
+impl Shared {
+    /// State for `workers` workers over `interfaces` interfaces and up to `max_connections` connections.
+    ///
+    /// # Errors
+    /// When an eventfd or the tables' address space cannot be had.
+    pub fn new(workers: usize, interfaces: usize, max_connections: u32, frames: u32) -> io::Result<Arc<Self>> {
+        let keys = RandomState::new();
+        let directory = if workers > 1 { Directory::new(max_connections)? } else { Directory::none() };
+        Ok(Arc::new(Shared {
+            keys,
+            current: Published::default(),
+            directory,
+            expectations: Expectations::default(),
+            workers: (0..workers)
+                .map(|_| WorkerShared::new(interfaces, max_connections, frames))
+                .collect::<io::Result<_>>()?,
+            neighbour_requests: ArrayQueue::new(1024),
+            punts: ArrayQueue::new(1024),
+            control_ready: EventFd::new()?,
+            punt_ready: EventFd::new()?,
+            punts_dropped: AtomicU64::new(0),
+            connections: AtomicU32::new(0),
+            stop: AtomicBool::new(false),
+            started: Instant::now(),
+        }))
+    }
+
+    /// The current moment of the workers' clock.
+    pub fn now(&self) -> Ticks {
+        Ticks((self.started.elapsed().as_millis() as u32).max(1))
+    }
+
+    /// Wakes a worker if it sleeps.
+    pub fn wake(&self, worker: usize) {
+        let w = &self.workers[worker];
+        // Pairs with the fence in the worker between announcing its sleep and its last look at the queues.
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if w.sleeping.load(Ordering::Relaxed) {
+            w.wake.signal();
+        }
+    }
+
+    /// Sends a command to a worker and wakes it. Gives the command back when the worker's queue is full.
+    ///
+    /// # Errors
+    /// The command, when 16 commands are already waiting.
+    pub fn command(&self, worker: usize, c: Command) -> Result<(), Command> {
+        self.workers[worker].commands.push(c)?;
+        self.wake(worker);
+        Ok(())
+    }
+}
+
+impl WorkerShared {
+    fn new(interfaces: usize, max_connections: u32, frames: u32) -> io::Result<Self> {
+        Ok(WorkerShared {
+            counters: Counters::new(interfaces),
+            inbox: ArrayQueue::new(4096),
+            returns: ArrayQueue::new((frames as usize).max(1)),
+            commands: ArrayQueue::new(16),
+            expired: ArrayQueue::new(64),
+            sleeping: AtomicBool::new(false),
+            wake: EventFd::new()?,
+            slab4: SlabView::new(max_connections)?,
+            slab6: SlabView::new(max_connections)?,
+        })
+    }
+}

@@ -1,0 +1,125 @@
+//! Following a connection: what each packet does to its state and its deadline.
+
+use super::core::Core;
+use super::family::{Family, Packet};
+use crate::conntrack::tcp::TcpOutcome;
+use crate::conntrack::{Connection, Direction, Private, Status, Ticks, TcpTrack};
+use crate::io::Port;
+use crate::packet::{Ip, protocol, transport};
+
+/// Two seconds of traffic both ways make UDP a stream (netfilter's `stream_ts`).
+const STREAM_AFTER_S: u32 = 2;
+
+/// What tracking says of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tracked {
+    /// It belongs to the connection.
+    Valid,
+    /// It does not fit the connection's state.
+    Invalid,
+    /// It begins the connection anew: the old one goes.
+    Reopens,
+}
+
+/// The protocol state of a connection that this packet would begin; `None` when it cannot begin one.
+pub(super) fn begin<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>) -> Option<Private> {
+    let frame = w.pool.bytes(p.frame);
+    let at = usize::from(p.headers.l4);
+    match p.headers.proto {
+        protocol::TCP => {
+            let segment = transport::tcp_segment(frame, &p.headers);
+            TcpTrack::new(&segment, &w.snapshot.policy.tcp).map(Private::Tcp)
+        }
+        protocol::UDP | protocol::UDPLITE => Some(Private::Udp { stream_from: w.now.after(STREAM_AFTER_S) }),
+        // Only requests begin something (netfilter's `valid_new`).
+        protocol::ICMP if A::ICMP == protocol::ICMP => {
+            matches!(frame[at], 8 | 13 | 15 | 17).then_some(Private::Plain)
+        }
+        protocol::ICMPV6 if A::ICMP == protocol::ICMPV6 => matches!(frame[at], 128 | 139).then_some(Private::Plain),
+        _ => Some(Private::Plain),
+    }
+}
+
+/// Lets a connection follow a packet: state, status, and the new deadline, which the caller stores.
+#[inline]
+pub(super) fn follow<P: Port, A: Ip>(
+    w: &Core<P>,
+    c: &mut Connection<A>,
+    d: Direction,
+    p: &Packet<A>,
+) -> (Tracked, Option<Ticks>) {
+    let t = &w.snapshot.policy.timeouts;
+    let replied = c.status.contains(Status::SEEN_REPLY);
+    let timeout = match &mut c.private {
+        Private::Tcp(track) => {
+            let segment = transport::tcp_segment(w.pool.bytes(p.frame), &p.headers);
+            match track.track(d, &segment, &w.snapshot.policy.tcp, t, c.status) {
+                TcpOutcome::Accept { timeout, assured, kill } => {
+                    if assured {
+                        c.status.insert(Status::ASSURED);
+                    }
+                    if kill {
+                        // It is found expired by the next packet or the next scan.
+                        return (Tracked::Valid, Some(w.now));
+                    }
+                    timeout
+                }
+                TcpOutcome::Ignore => {
+                    seen(c, d);
+                    return (Tracked::Valid, None);
+                }
+                TcpOutcome::Invalid => return (Tracked::Invalid, None),
+                TcpOutcome::InvalidClose { timeout } => {
+                    let left = c.deadline.remaining_ms(w.now) / 1000;
+                    let cut = left >= TcpOutcome::CUT_FROM && left > timeout;
+                    return (Tracked::Invalid, cut.then(|| w.now.after(timeout)));
+                }
+                TcpOutcome::Reopen => return (Tracked::Reopens, None),
+            }
+        }
+        Private::Udp { stream_from } => {
+            if replied && stream_from.reached(w.now) {
+                c.status.insert(Status::ASSURED);
+                t.udp_stream
+            } else {
+                t.udp
+            }
+        }
+        Private::Plain => match c.proto {
+            protocol::ICMP => t.icmp,
+            protocol::ICMPV6 => t.icmpv6,
+            protocol::GRE if replied => {
+                c.status.insert(Status::ASSURED);
+                t.gre_stream
+            }
+            protocol::GRE => t.gre,
+            _ => t.generic,
+        },
+    };
+    seen(c, d);
+    (Tracked::Valid, Some(w.now.after(timeout)))
+}
+
+#[inline]
+fn seen<A: Ip>(c: &mut Connection<A>, d: Direction) {
+    if d == Direction::Reply {
+        c.status.insert(Status::SEEN_REPLY);
+    }
+}
+
+/// Lets the packet's connection follow it and moves the deadline.
+#[inline]
+pub(super) fn packet<P: Port, A: Ip>(
+    w: &Core<P>,
+    t: &mut Family<A>,
+    p: &Packet<A>,
+    slot: u32,
+    d: Direction,
+) -> Tracked {
+    let c = t.slab.get_mut(slot);
+    let (tracked, deadline) = follow(w, c, d, p);
+    if let Some(deadline) = deadline {
+        t.slab.refresh(slot, deadline);
+    }
+    tracked
+}

@@ -1,0 +1,189 @@
+//! The packet path over memory ports: what goes in at one side, what comes out at the other.
+
+mod support;
+
+use dataplane::worker::DropReason;
+use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, TransportHeader};
+use support::*;
+
+fn four(a: &str) -> [u8; 4] {
+    a.parse::<std::net::Ipv4Addr>().unwrap().octets()
+}
+
+fn udp(src: &str, dst: &str, sport: u16, dport: u16, payload: &[u8]) -> Vec<u8> {
+    let mut v = Vec::new();
+    PacketBuilder::ipv4(four(src), four(dst), 64).udp(sport, dport).write(&mut v, payload).unwrap();
+    v
+}
+
+fn echo(src: &str, dst: &str, id: u16) -> Vec<u8> {
+    let mut v = Vec::new();
+    PacketBuilder::ipv4(four(src), four(dst), 64).icmpv4_echo_request(id, 1).write(&mut v, b"data").unwrap();
+    v
+}
+
+/// Source, destination, ports, after checking every checksum with an independent implementation.
+fn read(p: &[u8]) -> (String, String, u16, u16) {
+    let h = PacketHeaders::from_ip_slice(p).unwrap();
+    let (src, dst) = match &h.net {
+        Some(NetHeaders::Ipv4(ip, _)) => {
+            assert_eq!(ip.calc_header_checksum(), ip.header_checksum);
+            (std::net::Ipv4Addr::from(ip.source).to_string(), std::net::Ipv4Addr::from(ip.destination).to_string())
+        }
+        Some(NetHeaders::Ipv6(ip, _)) => {
+            (std::net::Ipv6Addr::from(ip.source).to_string(), std::net::Ipv6Addr::from(ip.destination).to_string())
+        }
+        other => panic!("{other:?}"),
+    };
+    let payload = h.payload.slice();
+    match (&h.net, h.transport) {
+        (Some(NetHeaders::Ipv4(ip, _)), Some(TransportHeader::Udp(u))) => {
+            assert_eq!(u.calc_checksum_ipv4(ip, payload).unwrap(), u.checksum);
+            (src, dst, u.source_port, u.destination_port)
+        }
+        (Some(NetHeaders::Ipv6(ip, _)), Some(TransportHeader::Udp(u))) => {
+            assert_eq!(u.calc_checksum_ipv6(ip, payload).unwrap(), u.checksum);
+            (src, dst, u.source_port, u.destination_port)
+        }
+        (Some(NetHeaders::Ipv4(..)), Some(TransportHeader::Icmpv4(i))) => {
+            assert_eq!(i.icmp_type.calc_checksum(payload), i.checksum);
+            (src, dst, 0, 0)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn masquerade_there_and_back() {
+    let mut g = Gateway::plain();
+    let out = g.packet(LAN, &udp(CLIENT, SERVER, 4000, 53, b"query"));
+    assert_eq!(out.len(), 1);
+    assert_eq!(out[0].0, WAN);
+    assert_eq!(read(&out[0].1), (OUTSIDE.into(), SERVER.into(), 4000, 53));
+    assert_eq!(out[0].1[8], 63);
+    let back = g.packet(WAN, &udp(SERVER, OUTSIDE, 53, 4000, b"answer"));
+    assert_eq!(back[0].0, LAN);
+    assert_eq!(read(&back[0].1), (SERVER.into(), CLIENT.into(), 53, 4000));
+}
+
+#[test]
+fn two_workers_reply_on_the_other() {
+    let mut g = Gateway::new(2, policy(), fib());
+    for port in 4000..4050 {
+        let out = g.packet_at(0, LAN, &udp(CLIENT, SERVER, port, 53, b"query"));
+        assert_eq!(read(&out[0].1), (OUTSIDE.into(), SERVER.into(), port, 53));
+        let back = g.packet_at(1, WAN, &udp(SERVER, OUTSIDE, 53, port, b"answer"));
+        assert_eq!(read(&back[0].1), (SERVER.into(), CLIENT.into(), 53, port));
+        // The flow moves to the other queue, and a second client wants the same port there.
+        let again = g.packet_at(1, LAN, &udp(CLIENT, SERVER, port, 53, b"query"));
+        assert_eq!(read(&again[0].1).2, port);
+        let other = g.packet_at(1, LAN, &udp("10.10.0.3", SERVER, port, 53, b"query"));
+        assert_ne!(read(&other[0].1).2, port, "no reply tuple is given out twice");
+    }
+    assert!(g.shared.workers[1].counters.handed_off.get() >= 100);
+}
+
+#[test]
+fn colliding_ports_are_moved() {
+    let mut g = Gateway::plain();
+    let mut seen = std::collections::HashSet::new();
+    for host in 2..60 {
+        let out = g.packet(LAN, &udp(&format!("10.10.0.{host}"), SERVER, 4000, 53, b"q"));
+        assert!(seen.insert(read(&out[0].1).2));
+    }
+}
+
+#[test]
+fn forward_and_hairpin() {
+    let mut g = Gateway::plain();
+    let out = g.packet(WAN, &udp(SERVER, OUTSIDE, 9000, 5353, b"q"));
+    assert_eq!((out[0].0, read(&out[0].1)), (LAN, (SERVER.into(), CLIENT.into(), 9000, 53)));
+    let back = g.packet(LAN, &udp(CLIENT, SERVER, 53, 9000, b"a"));
+    assert_eq!((back[0].0, read(&back[0].1)), (WAN, (OUTSIDE.into(), SERVER.into(), 5353, 9000)));
+    let round = g.packet(LAN, &udp("10.10.0.3", OUTSIDE, 9000, 5353, b"q"));
+    assert_eq!((round[0].0, read(&round[0].1)), (LAN, ("10.10.0.1".into(), CLIENT.into(), 9000, 53)));
+}
+
+#[test]
+fn unsolicited_goes_to_the_host_or_nowhere() {
+    let mut g = Gateway::plain();
+    assert!(g.packet(WAN, &udp(SERVER, OUTSIDE, 1, 2, b"x")).is_empty());
+    assert_eq!(g.punted(), 1);
+    assert!(g.packet(WAN, &udp(SERVER, CLIENT, 1, 2, b"x")).is_empty());
+    assert_eq!(g.drops(DropReason::Policy), 1);
+}
+
+#[test]
+fn icmp_error_is_translated_with_its_quote() {
+    let mut g = Gateway::plain();
+    let out = g.packet(LAN, &udp(CLIENT, SERVER, 4000, 53, b"query"));
+    let mut v = Vec::new();
+    PacketBuilder::ipv4(four("198.51.100.254"), four(OUTSIDE), 64)
+        .icmpv4_raw(11, 0, [0; 4])
+        .write(&mut v, &out[0].1)
+        .unwrap();
+    let back = g.packet(WAN, &v);
+    let (src, dst, ..) = read(&back[0].1);
+    assert_eq!((src.as_str(), dst.as_str()), ("198.51.100.254", CLIENT));
+    assert_eq!(read(&back[0].1[28..]), (CLIENT.into(), SERVER.into(), 4000, 53));
+}
+
+#[test]
+fn ttl_and_mtu_are_answered() {
+    let mut g = Gateway::plain();
+    let mut p = echo(CLIENT, SERVER, 7);
+    p[8] = 1;
+    let c = dataplane::packet::checksum::Delta::new(64 << 8, 1 << 8).apply(u16::from_be_bytes([p[10], p[11]]));
+    p[10..12].copy_from_slice(&c.to_be_bytes());
+    let back = g.packet(LAN, &p);
+    assert_eq!((back[0].0, back[0].1[20]), (LAN, 11));
+    assert_eq!(read(&back[0].1).0, "10.10.0.1");
+    // etherparse sets DF.
+    let big = g.packet(LAN, &udp(CLIENT, SERVER, 1, 2, &[0; 1450]));
+    assert_eq!((big[0].0, &big[0].1[20..22], &big[0].1[26..28]), (LAN, &[3, 4][..], &1400u16.to_be_bytes()[..]));
+    let unreachable = g.packet(LAN, &udp(CLIENT, "192.0.2.1", 1, 2, b""));
+    assert_eq!(&unreachable[0].1[20..22], &[3, 1]);
+}
+
+#[test]
+fn unfinished_checksums_are_completed() {
+    let mut g = Gateway::plain();
+    let mut p = udp(CLIENT, SERVER, 4000, 53, b"query");
+    let pseudo = dataplane::packet::checksum::pseudo_header(v4(CLIENT), v4(SERVER), 17, p.len() - 20);
+    p[26..28].copy_from_slice(&dataplane::packet::checksum::fold(pseudo).to_be_bytes());
+    let out = g.packet(LAN, &p);
+    assert_eq!(read(&out[0].1).0, OUTSIDE);
+    assert_eq!(g.shared.workers[0].counters.checksums_completed.get(), 1);
+    p[26] ^= 1;
+    assert!(g.packet(LAN, &p).is_empty());
+    assert_eq!(g.drops(DropReason::Invalid), 1);
+}
+
+#[test]
+fn ipv6_without_translation() {
+    let mut g = Gateway::plain();
+    let six = |a: &str| a.parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let packet = |src: &str, dst: &str, sport, dport| {
+        let mut v = Vec::new();
+        PacketBuilder::ipv6(six(src), six(dst), 64).udp(sport, dport).write(&mut v, b"data").unwrap();
+        v
+    };
+    let out = g.packet(LAN, &packet(CLIENT6, SERVER6, 4000, 53));
+    assert_eq!((out[0].0, read(&out[0].1)), (WAN, (CLIENT6.into(), SERVER6.into(), 4000, 53)));
+    let back = g.packet(WAN, &packet(SERVER6, CLIENT6, 53, 4000));
+    assert_eq!(back[0].0, LAN);
+    assert!(g.packet(WAN, &packet(SERVER6, CLIENT6, 53, 4001)).is_empty());
+}
+
+#[test]
+fn a_full_table_drops_what_is_not_assured_and_refuses_nothing_untranslated() {
+    let mut p = policy();
+    p.max_connections = 64;
+    let mut g = Gateway::new(1, p, fib());
+    for port in 1000..1500 {
+        for (_, b) in g.packet(LAN, &udp(CLIENT, SERVER, port, 53, b"q")) {
+            assert_eq!(read(&b).0, OUTSIDE);
+        }
+    }
+    assert!(g.shared.workers[0].counters.early_dropped.get() > 400);
+}

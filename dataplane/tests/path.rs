@@ -70,14 +70,16 @@ fn masquerade_there_and_back() {
 fn two_workers_reply_on_the_other() {
     let mut g = Gateway::new(2, policy(), fib());
     for port in 4000..4050 {
-        let out = g.packet_at(0, LAN, &udp(CLIENT, SERVER, port, 53, b"query"));
-        assert_eq!(read(&out[0].1), (OUTSIDE.into(), SERVER.into(), port, 53));
-        let back = g.packet_at(1, WAN, &udp(SERVER, OUTSIDE, 53, port, b"answer"));
-        assert_eq!(read(&back[0].1), (SERVER.into(), CLIENT.into(), 53, port));
+        // A server for each, so that the port another client is moved to is nobody's own.
+        let server = &format!("203.0.113.{}", port - 3990);
+        let out = g.packet_at(0, LAN, &udp(CLIENT, server, port, 53, b"query"));
+        assert_eq!(read(&out[0].1), (OUTSIDE.into(), server.into(), port, 53));
+        let back = g.packet_at(1, WAN, &udp(server, OUTSIDE, 53, port, b"answer"));
+        assert_eq!(read(&back[0].1), (server.into(), CLIENT.into(), 53, port));
         // The flow moves to the other queue, and a second client wants the same port there.
-        let again = g.packet_at(1, LAN, &udp(CLIENT, SERVER, port, 53, b"query"));
+        let again = g.packet_at(1, LAN, &udp(CLIENT, server, port, 53, b"query"));
         assert_eq!(read(&again[0].1).2, port);
-        let other = g.packet_at(1, LAN, &udp("10.10.0.3", SERVER, port, 53, b"query"));
+        let other = g.packet_at(1, LAN, &udp("10.10.0.3", server, port, 53, b"query"));
         assert_ne!(read(&other[0].1).2, port, "no reply tuple is given out twice");
     }
     assert!(g.shared.workers[1].counters.handed_off.get() >= 100);

@@ -92,13 +92,7 @@ impl Expectations {
     }
 
     /// Takes the expectation a first packet fulfils, if there is one: it is used once.
-    pub fn take(
-        &self,
-        target: ExpectedTarget,
-        source: IpAddr,
-        source_port: u16,
-        now: Ticks,
-    ) -> Option<Expectation> {
+    pub fn take(&self, target: ExpectedTarget, source: IpAddr, source_port: u16, now: Ticks) -> Option<Expectation> {
         if self.is_empty() {
             return None;
         }

@@ -2,6 +2,7 @@
 
 mod connection;
 pub mod expectation;
+pub mod fragment;
 pub(crate) mod region;
 mod slab;
 mod table;
@@ -10,9 +11,9 @@ mod timeouts;
 mod tuple;
 
 pub use connection::{Connection, CtState, Private, Status};
-pub use expectation::{ExpectedTarget, Expectation, Expectations, Master};
+pub use expectation::{Expectation, Expectations, ExpectedTarget, Master};
 pub use slab::{Slab, SlabView};
 pub use table::Table;
 pub use tcp::{TcpSettings, TcpState, TcpTrack};
-pub use timeouts::{Timeouts, Ticks};
+pub use timeouts::{Ticks, Timeouts};
 pub use tuple::{Direction, Key, Tuple};

@@ -71,7 +71,7 @@ pub fn valid_flags(flags: u8) -> bool {
 pub struct TcpSettings {
     /// Take up connections from the middle, when the first segment seen is a bare ACK.
     pub loose: bool,
-    /// Let segments outside the window pass; only a RST has to fit.
+    /// Let segments outside the window pass, except a RST older than what its receiver has acknowledged.
     pub liberal: bool,
     /// Believe a RST older than what its receiver has acknowledged already.
     pub ignore_invalid_rst: bool,

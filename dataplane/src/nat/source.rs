@@ -143,7 +143,11 @@ mod tests {
         let pool = [(V4(1), V4(2))];
         let r = Range { addresses: &pool, ports: None, random: false, reserved: None };
         let mut rng = Random::default();
-        let mut next = |n| source(&Key { tuple: Tuple { src: V4(n), dst: V4(9), sport: 0, dport: 0 }, proto: 50 }, &r, &mut rng, |k| taken.insert(*k));
+        let mut next = |n| {
+            source(&Key { tuple: Tuple { src: V4(n), dst: V4(9), sport: 0, dport: 0 }, proto: 50 }, &r, &mut rng, |k| {
+                taken.insert(*k)
+            })
+        };
         assert!(next(10).is_some() && next(11).is_some() && next(12).is_none());
     }
 

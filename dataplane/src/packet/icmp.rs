@@ -159,4 +159,3 @@ pub fn quoted<A: Ip>(frame: &[u8], h: &Headers<A>) -> Option<Headers<A>> {
 pub fn refresh_checksum<A: Ip>(frame: &mut [u8], h: &Headers<A>) {
     transport::fill::<A>(frame, h);
 }
-

@@ -68,6 +68,9 @@ pub trait Ip: Address + FibFamily {
     /// not verified (RFC 5508 REQ-3c). `end` is the end of the quote. Never panics.
     fn parse_quote(frame: &[u8], l3: usize, end: usize) -> Option<Headers<Self>>;
 
+    /// Source and destination as they stand in a header at `l3` that was parsed before.
+    fn addresses_of(frame: &[u8], l3: usize) -> (Self, Self);
+
     /// Writes new addresses and updates the header checksum where there is one. Returns the change for
     /// transport checksums, which cover the addresses in their pseudo header.
     fn rewrite(frame: &mut [u8], l3: usize, src: Self, dst: Self) -> Delta;

@@ -74,6 +74,10 @@ impl Ip for V4 {
         Some(h)
     }
 
+    fn addresses_of(frame: &[u8], l3: usize) -> (V4, V4) {
+        (V4::read(&frame[l3 + 12..]), V4::read(&frame[l3 + 16..]))
+    }
+
     #[inline]
     fn rewrite(frame: &mut [u8], l3: usize, src: V4, dst: V4) -> Delta {
         let h = &mut frame[l3..l3 + MIN_HEADER];

@@ -76,6 +76,10 @@ impl Ip for V6 {
         parse(frame.get(..end)?, l3, end, true)
     }
 
+    fn addresses_of(frame: &[u8], l3: usize) -> (V6, V6) {
+        (V6::read(&frame[l3 + 8..]), V6::read(&frame[l3 + 24..]))
+    }
+
     #[inline]
     fn rewrite(frame: &mut [u8], l3: usize, src: V6, dst: V6) -> Delta {
         let h = &mut frame[l3..l3 + HEADER];

@@ -132,19 +132,35 @@ pub fn checksum_offset<A: Ip>(proto: u8) -> Option<usize> {
 }
 
 /// Verifies the transport checksum of an unfragmented packet over the whole IP payload, as netfilter does.
+#[inline]
 pub fn verify<A: Ip>(frame: &[u8], h: &Headers<A>) -> ChecksumState {
+    if !is_verified(h.proto) {
+        return ChecksumState::Good;
+    }
     let b = &frame[usize::from(h.l4)..usize::from(h.end)];
-    let pseudo = match h.proto {
-        protocol::UDP if be16(b, 6) == 0 => return ChecksumState::Good,
-        protocol::TCP | protocol::UDP | protocol::ICMPV6 => pseudo_header(h.src, h.dst, h.proto, b.len()),
-        protocol::ICMP => 0,
-        _ => return ChecksumState::Good,
+    verify_sum(frame, h, sum(b), b.len())
+}
+
+fn is_verified(proto: u8) -> bool {
+    matches!(proto, protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6)
+}
+
+/// Verifies a transport checksum of a payload that sums to `total` and is `len` bytes long, of which
+/// `frame` holds the transport header.
+pub fn verify_sum<A: Ip>(frame: &[u8], h: &Headers<A>, total: u64, len: usize) -> ChecksumState {
+    let b = &frame[usize::from(h.l4)..usize::from(h.end)];
+    let at = match h.proto {
+        protocol::TCP => 16,
+        protocol::UDP => 6,
+        _ => 2,
     };
-    let total = sum(b);
+    if !is_verified(h.proto) || b.len() < at + 2 || (h.proto == protocol::UDP && be16(b, at) == 0) {
+        return ChecksumState::Good;
+    }
+    let pseudo = if h.proto == protocol::ICMP { 0 } else { pseudo_header(h.src, h.dst, h.proto, len) };
     if fold(total + pseudo) == 0xffff {
         return ChecksumState::Good;
     }
-    let at = if h.proto == protocol::TCP { 16 } else { 6 };
     if matches!(h.proto, protocol::TCP | protocol::UDP) && be16(b, at) == fold(pseudo) {
         // The sum over the segment includes the pseudo header, which stands in the field.
         let c = !fold(total);
@@ -154,16 +170,14 @@ pub fn verify<A: Ip>(frame: &[u8], h: &Headers<A>) -> ChecksumState {
 }
 
 /// Writes new ports (or the ICMP identifier) and updates the transport checksum for them and for the
-/// addresses, whose change is `addresses`. `first` is false for fragments without transport header.
+/// addresses, whose change is `addresses`.
 #[inline]
 pub fn rewrite<A: Ip>(frame: &mut [u8], h: &Headers<A>, sport: u16, dport: u16, addresses: Delta) {
     let b = &mut frame[usize::from(h.l4)..usize::from(h.end)];
     match h.proto {
         protocol::TCP | protocol::UDP | protocol::DCCP | protocol::UDPLITE => {
-            let delta = addresses.and(Delta::new(
-                u64::from(be16(b, 0)) + u64::from(be16(b, 2)),
-                u64::from(sport) + u64::from(dport),
-            ));
+            let delta = addresses
+                .and(Delta::new(u64::from(be16(b, 0)) + u64::from(be16(b, 2)), u64::from(sport) + u64::from(dport)));
             put16(b, 0, sport);
             put16(b, 2, dport);
             let at = if h.proto == protocol::TCP { 16 } else { 6 };

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::counters::Counters;
 use super::reason::DropReason;
-use super::shared::{Lent, NeighbourRequest, Punt, Shared};
+use super::shared::{Handed, Lent, NeighbourRequest, Punt, Shared};
 use crate::conntrack::Ticks;
 use crate::io::{Frame, FramePool, Port};
 use crate::nat::Random;
@@ -90,9 +90,9 @@ impl<P: Port> Core<P> {
         }
     }
 
-    /// Lends a frame to the worker that owns its connection.
-    pub(super) fn hand_off(&mut self, interface: InterfaceId, f: Frame, owner: u16) {
-        let lent = Lent { from: self.id, index: f.index, data: self.pool.address(f), len: f.len, interface };
+    /// Lends a frame to another worker.
+    pub(super) fn hand_off(&mut self, interface: InterfaceId, f: Frame, owner: u16, handed: Handed) {
+        let lent = Lent { from: self.id, index: f.index, data: self.pool.address(f), len: f.len, interface, handed };
         if self.shared.workers[usize::from(owner)].inbox.push(lent).is_ok() {
             self.lent += 1;
             self.counters().handed_off.inc();

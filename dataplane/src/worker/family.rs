@@ -5,7 +5,8 @@ use std::io;
 use super::core::Core;
 use super::counters::Counter;
 use super::neighbour::Neighbours;
-use super::shared::WorkerShared;
+use super::shared::{Handed, WorkerShared};
+use crate::conntrack::fragment::Fragments;
 use crate::conntrack::{Connection, Direction, Key, Slab, SlabView, Status, Table};
 use crate::io::{Frame, Port};
 use crate::packet::transport::Transport;
@@ -17,8 +18,8 @@ use crate::policy::InterfaceId;
 pub(super) struct Packet<A> {
     pub(super) frame: Frame,
     pub(super) interface: InterfaceId,
-    /// Came from another worker, who found this one to be the owner.
-    pub(super) handed: bool,
+    /// Whether another worker has handed it over, and what for.
+    pub(super) handed: Handed,
     pub(super) headers: Headers<A>,
     pub(super) transport: Transport<A>,
     /// Hash of the flow's key; 0 when there is none.
@@ -26,6 +27,18 @@ pub(super) struct Packet<A> {
     /// The connection, as of `changes` of the table.
     pub(super) found: Option<(u32, Direction)>,
     pub(super) changes: u64,
+    /// For a datagram in pieces: bytes of payload in the pieces after the first.
+    pub(super) later: u32,
+    /// For a datagram in pieces: length of the longest IP packet among them.
+    pub(super) longest: u16,
+}
+
+impl<A> Packet<A> {
+    /// Length as connections count it: all of the datagram, one IP header.
+    #[inline]
+    pub(super) fn bytes(&self) -> u64 {
+        self.headers.length() as u64 + u64::from(self.later)
+    }
 }
 
 /// Why a connection leaves the table.
@@ -41,6 +54,7 @@ pub(super) struct Family<A: Ip> {
     pub(super) slab: Slab<A>,
     pub(super) table: Table,
     pub(super) neighbours: Neighbours<A>,
+    pub(super) fragments: Fragments<A>,
     /// The packets of the current burst.
     pub(super) burst: Vec<Packet<A>>,
 }
@@ -84,23 +98,16 @@ impl<A: Ip> Family<A> {
             slab: Slab::new(view)?,
             table,
             neighbours: Neighbours::default(),
+            fragments: Fragments::default(),
             burst: Vec::with_capacity(crate::io::BURST),
         })
     }
 
     /// The live connection of a packet whose key is `key`. One that has expired is removed on the way.
     #[inline]
-    pub(super) fn find<P: Port>(
-        &mut self,
-        w: &mut Core<P>,
-        key: &Key<A>,
-        p: &Packet<A>,
-    ) -> Option<(u32, Direction)> {
-        let found = if p.changes == self.table.changes() {
-            p.found
-        } else {
-            self.table.lookup(&self.slab, p.hash, key)
-        };
+    pub(super) fn find<P: Port>(&mut self, w: &mut Core<P>, key: &Key<A>, p: &Packet<A>) -> Option<(u32, Direction)> {
+        let found =
+            if p.changes == self.table.changes() { p.found } else { self.table.lookup(&self.slab, p.hash, key) };
         self.unexpired(w, found)
     }
 
@@ -159,9 +166,9 @@ impl<A: Ip> Family<A> {
         const LOOKS: u32 = 64;
         let n = self.slab.high_water();
         let start = w.random.draw();
-        let victim = (0..LOOKS.min(n)).map(|i| (start.wrapping_add(i)) % n).find(|s| {
-            self.slab.is_live(*s) && !self.slab.get(*s).status.contains(Status::ASSURED)
-        });
+        let victim = (0..LOOKS.min(n))
+            .map(|i| (start.wrapping_add(i)) % n)
+            .find(|s| self.slab.is_live(*s) && !self.slab.get(*s).status.contains(Status::ASSURED));
         if let Some(slot) = victim {
             self.remove(w, slot, Removal::EarlyDrop);
         }

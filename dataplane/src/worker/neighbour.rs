@@ -100,8 +100,7 @@ impl<A: Ip> Neighbours<A> {
     pub(super) fn refresh<P: Port>(&mut self, w: &mut Core<P>) {
         if self.list.len() > REMEMBERED {
             self.list.retain(|n| !n.waiting.is_empty());
-            self.index =
-                self.list.iter().enumerate().map(|(i, n)| ((n.interface, n.address), i as u16)).collect();
+            self.index = self.list.iter().enumerate().map(|(i, n)| ((n.interface, n.address), i as u16)).collect();
         }
         for n in &mut self.list {
             n.refresh(&w.snapshot.fib);
@@ -113,8 +112,7 @@ impl<A: Ip> Neighbours<A> {
                 }
             }
         }
-        self.unresolved =
-            (0..self.list.len() as u16).filter(|i| self.list[usize::from(*i)].mac.is_none()).collect();
+        self.unresolved = (0..self.list.len() as u16).filter(|i| self.list[usize::from(*i)].mac.is_none()).collect();
     }
 
     /// Gives up on frames that have waited too long, and repeats requests.
@@ -178,6 +176,7 @@ impl<A: Ip> Neighbour<A> {
 
     /// Frames waited in vain a short while ago: packets are answered with host unreachable.
     pub(super) fn is_silent(&self, now: Ticks) -> bool {
-        self.silent_since.is_some_and(|t| t.after_ms(PATIENCE_MS).reached(now) && !t.after_ms(2 * PATIENCE_MS).reached(now))
+        self.silent_since
+            .is_some_and(|t| t.after_ms(PATIENCE_MS).reached(now) && !t.after_ms(2 * PATIENCE_MS).reached(now))
     }
 }

@@ -19,13 +19,15 @@ use super::emit;
 use super::error;
 use super::family::{Family, Member, Packet, Removal};
 use super::reason::DropReason;
+use super::shared::Handed;
 use super::track::{self, Tracked};
+use crate::conntrack::fragment::{Collected, Fragments, Piece};
 use crate::conntrack::{Connection, CtState, Direction, ExpectedTarget, Key, Status, Tuple};
 use crate::io::Port;
 use crate::nat::{self, Range};
 use crate::packet::icmp::{self, Problem};
-use crate::packet::transport::{self, Transport};
-use crate::packet::{Ip, be16, protocol};
+use crate::packet::transport::{self, ChecksumState, Transport};
+use crate::packet::{FragmentInfo, Headers, Ip, be16, checksum, protocol, put16};
 use crate::policy::{Action, Facts, InterfaceId, SourceTranslation};
 use crate::route::{NextHop, Target};
 
@@ -33,8 +35,12 @@ use crate::route::{NextHop, Target};
 enum Step {
     /// It leaves to this next hop.
     Send(u16),
-    /// Its frame has gone elsewhere: to another worker, to the kernel.
-    Taken,
+    /// It is for the gateway host: the kernel takes it as if it had just come in.
+    Punt,
+    /// It is for this worker, who owns its connection.
+    HandOff(u16),
+    /// It is a fragment; what is to be done has been done.
+    Collected,
 }
 
 type Decision = Result<Step, DropReason>;
@@ -44,15 +50,39 @@ type Decision = Result<Step, DropReason>;
 pub(super) fn forward<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>) {
     match decide(w, t, p) {
         Ok(Step::Send(hop)) => emit::send(w, t, p, hop),
-        Ok(Step::Taken) => {}
+        Ok(Step::Punt) => w.punt(p.interface, p.frame),
+        Ok(Step::HandOff(owner)) => w.hand_off(p.interface, p.frame, owner, Handed::ToOwner),
+        Ok(Step::Collected) => {}
         Err(why) => w.discard(p.frame, why),
+    }
+}
+
+/// Takes a datagram that came in pieces all the way; they share the decision about the first.
+fn datagram<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, pieces: &[Piece<A>]) {
+    let decision = decide(w, t, p);
+    let after = w.pool.bytes(p.frame);
+    let (src, dst) = A::addresses_of(after, usize::from(p.headers.l3));
+    for (i, piece) in pieces.iter().enumerate() {
+        let part = Packet { frame: piece.frame, headers: piece.headers, longest: 0, ..*p };
+        match decision {
+            Ok(Step::Send(hop)) => {
+                if i > 0 {
+                    A::rewrite(w.pool.bytes_mut(piece.frame), usize::from(piece.headers.l3), src, dst);
+                }
+                emit::send(w, t, &part, hop);
+            }
+            Ok(Step::Punt) => w.punt(piece.interface, piece.frame),
+            Ok(Step::HandOff(owner)) => w.hand_off(piece.interface, piece.frame, owner, Handed::ToOwner),
+            Ok(Step::Collected) => {}
+            Err(why) => w.discard(piece.frame, why),
+        }
     }
 }
 
 #[inline]
 fn decide<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>) -> Decision {
-    if p.headers.fragment.is_some() {
-        return fragment(w, p);
+    if let Some(info) = p.headers.fragment {
+        return fragment(w, t, p, info);
     }
     let key = match p.transport {
         Transport::Flow(key) => key,
@@ -98,7 +128,7 @@ fn established<P: Port, A: Member>(
     check_exit(w, t, p, hop)?;
     let c = t.slab.get_mut(slot);
     c.packets[d as usize] = c.packets[d as usize].wrapping_add(1);
-    c.bytes[d as usize] += p.headers.length() as u64;
+    c.bytes[d as usize] += p.bytes();
     if c.status.intersects(Status::ANY_NAT) {
         translate(w, p, &leaves);
     }
@@ -129,9 +159,10 @@ fn first<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, 
         key.tuple.sport,
         w.now,
     );
-    if !p.handed && let Some(owner) = w.shared.directory.lookup(p.hash).filter(|o| *o != w.id) {
-        w.hand_off(p.interface, p.frame, owner);
-        return Ok(Step::Taken);
+    if p.handed != Handed::ToOwner
+        && let Some(owner) = w.shared.directory.lookup(p.hash).filter(|o| *o != w.id)
+    {
+        return Ok(Step::HandOff(owner));
     }
     check_source(w, p)?;
     let mut facts = facts(w, p, Some(key), CtState::New);
@@ -160,8 +191,7 @@ fn first<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, 
         facts.status.insert(Status::DST_NAT);
         (facts.destination, facts.destination_port) = (flow.tuple.dst, Some(flow.tuple.dport));
     } else if w.snapshot.fib.is_local(key.tuple.dst) {
-        w.punt(p.interface, p.frame);
-        return Ok(Step::Taken);
+        return Ok(Step::Punt);
     }
 
     let (next, interface) = route(w, p, flow.tuple.dst)?;
@@ -177,9 +207,8 @@ fn first<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, 
     let hash = p.hash;
     if let Err(owner) = w.shared.directory.claim(hash, w.id) {
         w.release_connection();
-        if owner != w.id && !p.handed {
-            w.hand_off(p.interface, p.frame, owner);
-            return Ok(Step::Taken);
+        if owner != w.id && p.handed != Handed::ToOwner {
+            return Ok(Step::HandOff(owner));
         }
         return Err(DropReason::InsertFailed);
     }
@@ -201,7 +230,7 @@ fn first<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, 
     c.route_generation = w.route_epoch;
     c.hop = [hop, NO_HOP];
     c.packets[0] = 1;
-    c.bytes[0] = p.headers.length() as u64;
+    c.bytes[0] = p.bytes();
     let (tracked, deadline) = track::follow(w, &mut c, Direction::Original, p);
     let confirmed = tracked == Tracked::Valid && {
         c.deadline = deadline.unwrap_or(w.now);
@@ -275,15 +304,16 @@ fn related<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>
     let quote = icmp::quoted(frame, &p.headers);
     let Some((quote, key)) = quote
         .and_then(|q| Some((q, transport::quoted_key(frame, &q)?.inverse()?)))
-        .filter(|_| transport::verify(frame, &p.headers) == transport::ChecksumState::Good)
+        .filter(|_| transport::verify(frame, &p.headers) == ChecksumState::Good)
     else {
         return invalid(w, t, p, false);
     };
     let Some((slot, d)) = t.lookup(w, &key) else {
         let hash = key.hash(&w.shared.keys);
-        if !p.handed && let Some(owner) = w.shared.directory.lookup(hash).filter(|o| *o != w.id) {
-            w.hand_off(p.interface, p.frame, owner);
-            return Ok(Step::Taken);
+        if p.handed != Handed::ToOwner
+            && let Some(owner) = w.shared.directory.lookup(hash).filter(|o| *o != w.id)
+        {
+            return Ok(Step::HandOff(owner));
         }
         return invalid(w, t, p, false);
     };
@@ -318,18 +348,69 @@ fn related<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>
         let delta = A::rewrite(b, usize::from(quote.l3), inside.src, inside.dst);
         transport::rewrite(b, &quote, inside.sport, inside.dport, delta);
         A::rewrite(b, usize::from(p.headers.l3), src, dst);
-        icmp::refresh_checksum::<A>(b, &crate::packet::Headers { src, dst, ..p.headers });
+        icmp::refresh_checksum::<A>(b, &Headers { src, dst, ..p.headers });
     }
     Ok(Step::Send(hop))
 }
 
-/// A fragment: what only its datagram's first fragment could tell is not known.
-fn fragment<P: Port, A: Member>(w: &mut Core<P>, p: &Packet<A>) -> Decision {
-    if w.snapshot.fib.is_local(p.headers.dst) {
-        w.punt(p.interface, p.frame);
-        return Ok(Step::Taken);
+/// A fragment waits for the rest of its datagram, all of it at one worker.
+fn fragment<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, info: FragmentInfo) -> Decision {
+    let workers = w.shared.workers.len() as u64;
+    if workers > 1 && p.handed == Handed::No {
+        let meet = w.shared.keys.hash_one(Fragments::key(&p.headers, &info)) % workers;
+        if meet as u16 != w.id {
+            w.hand_off(p.interface, p.frame, meet as u16, Handed::ToCollect);
+            return Ok(Step::Collected);
+        }
     }
-    Err(DropReason::Fragment)
+    let piece = Piece { frame: p.frame, interface: p.interface, headers: p.headers, info };
+    let room = w.pool.frames() / FRAGMENT_SHARE;
+    match t.fragments.add(piece, w.now, room) {
+        Collected::Waits => {}
+        Collected::Duplicate(f) => w.discard(f, DropReason::Fragment),
+        Collected::Refused(frames) => frames.into_iter().for_each(|f| w.discard(f, DropReason::FragmentInvalid)),
+        Collected::Full(frames) => frames.into_iter().for_each(|f| w.discard(f, DropReason::FragmentLimit)),
+        Collected::Complete(pieces) => complete(w, t, p, &pieces),
+    }
+    Ok(Step::Collected)
+}
+
+/// All pieces of a datagram are there: the first one's headers, the whole's checksum and length.
+fn complete<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, pieces: &[Piece<A>]) {
+    let first = &pieces[0];
+    let later: usize = pieces[1..].iter().map(|x| x.headers.transport_length()).sum();
+    let mut whole = Packet {
+        frame: first.frame,
+        interface: first.interface,
+        headers: Headers { fragment: None, ..first.headers },
+        later: later as u32,
+        longest: pieces.iter().map(|x| x.headers.length() as u16).max().unwrap_or(0),
+        ..*p
+    };
+    let payload =
+        |x: &Piece<A>| checksum::sum(&w.pool.bytes(x.frame)[usize::from(x.headers.l4)..usize::from(x.headers.end)]);
+    let sum = pieces.iter().map(payload).sum();
+    let b = w.pool.bytes(first.frame);
+    // Asked as a fragment: lengths in its transport header are the whole's.
+    whole.transport = transport::classify(b, &first.headers);
+    match transport::verify_sum(b, &whole.headers, sum, first.headers.transport_length() + later) {
+        ChecksumState::Partial(c) => {
+            if let Some(at) = transport::checksum_offset::<A>(whole.headers.proto) {
+                put16(w.pool.bytes_mut(first.frame), usize::from(first.headers.l4) + at, c);
+                w.counters().checksums_completed.inc();
+            }
+        }
+        // The CRC of SCTP could be mended only over all pieces.
+        _ if whole.headers.proto == protocol::SCTP => whole.transport = Transport::Invalid,
+        ChecksumState::Bad if w.snapshot.policy.checksum => whole.transport = Transport::Invalid,
+        ChecksumState::Good | ChecksumState::Bad => {}
+    }
+    if let Transport::Flow(key) = &whole.transport {
+        whole.hash = key.hash(&w.shared.keys);
+        whole.found = t.table.lookup(&t.slab, whole.hash, key);
+        whole.changes = t.table.changes();
+    }
+    datagram(w, t, &whole, pieces);
 }
 
 /// A packet that fits no connection and cannot begin one, or does not fit the state of its own (`known`).
@@ -337,8 +418,7 @@ fn invalid<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>
     // The host may know better: its own connections are not tracked here. Not so for a known connection,
     // whose peer's stray segment the host would answer with a reset.
     if !known && w.snapshot.fib.is_local(p.headers.dst) {
-        w.punt(p.interface, p.frame);
-        return Ok(Step::Taken);
+        return Ok(Step::Punt);
     }
     if known && w.snapshot.fib.is_local(p.headers.dst) {
         return Err(DropReason::Invalid);
@@ -350,8 +430,7 @@ fn invalid<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>
 /// A packet without a connection, INVALID or UNTRACKED: routed and asked of the rules by itself.
 fn stateless<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, state: CtState) -> Decision {
     if w.snapshot.fib.is_local(p.headers.dst) {
-        w.punt(p.interface, p.frame);
-        return Ok(Step::Taken);
+        return Ok(Step::Punt);
     }
     let key = match p.transport {
         Transport::Flow(k) => Some(k),
@@ -464,7 +543,7 @@ fn check_exit<P: Port, A: Ip>(w: &mut Core<P>, t: &Family<A>, p: &Packet<A>, hop
         error::answer(w, p, Problem::TimeExceeded);
         return Err(DropReason::TtlExceeded);
     }
-    if p.headers.length() > usize::from(n.mtu) {
+    if p.headers.length().max(usize::from(p.longest)) > usize::from(n.mtu) {
         let b = w.pool.bytes(p.frame);
         let may_fragment = !A::V6 && be16(b, usize::from(p.headers.l3) + 6) & 0x4000 == 0;
         if !may_fragment {
@@ -478,6 +557,9 @@ fn check_exit<P: Port, A: Ip>(w: &mut Core<P>, t: &Family<A>, p: &Packet<A>, hop
     }
     Ok(())
 }
+
+/// Fragments may wait in one frame of this many.
+const FRAGMENT_SHARE: u32 = 4;
 
 /// No next hop is cached for this direction.
 const NO_HOP: u16 = u16::MAX;

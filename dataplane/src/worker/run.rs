@@ -10,7 +10,7 @@ use super::core::Core;
 use super::family::{Families, Family, Member, Packet};
 use super::path;
 use super::reason::DropReason;
-use super::shared::Shared;
+use super::shared::{Handed, Shared};
 use super::tasks::{self, Tasks};
 use crate::conntrack::Ticks;
 use crate::conntrack::region::prefetch;
@@ -128,7 +128,7 @@ impl<P: Port> Worker<P> {
             let mut bytes = 0;
             for f in &received {
                 bytes += u64::from(f.len);
-                self.parse(*f, i as InterfaceId, false);
+                self.parse(*f, i as InterfaceId, Handed::No);
             }
             let c = self.core.counters().interface(i as InterfaceId);
             c.rx_packets.add(received.len() as u64);
@@ -150,6 +150,11 @@ impl<P: Port> Worker<P> {
             self.housekeeping = self.core.now;
             self.families.v4.neighbours.tick(&mut self.core);
             self.families.v6.neighbours.tick(&mut self.core);
+            let late = self.families.v4.fragments.expire(self.core.now);
+            let late6 = self.families.v6.fragments.expire(self.core.now);
+            for f in late.into_iter().chain(late6) {
+                self.core.discard(f, DropReason::FragmentLimit);
+            }
             tasks::gauges(&self.core, &self.families);
         }
         frames
@@ -178,7 +183,7 @@ impl<P: Port> Worker<P> {
                     let bytes = unsafe { std::slice::from_raw_parts(lent.data, usize::from(lent.len)) };
                     self.core.pool.bytes_mut(f).copy_from_slice(bytes);
                     self.core.counters().taken_over.inc();
-                    self.parse(f, lent.interface, true);
+                    self.parse(f, lent.interface, lent.handed);
                 }
                 own => {
                     if let Some(f) = own {
@@ -198,7 +203,7 @@ impl<P: Port> Worker<P> {
 
     /// Stage one: headers, sanity, key and hash; the frame joins its family's burst.
     #[inline]
-    fn parse(&mut self, f: Frame, interface: InterfaceId, handed: bool) {
+    fn parse(&mut self, f: Frame, interface: InterfaceId, handed: Handed) {
         let b = self.core.pool.bytes(f);
         let own = self.core.snapshot.fib.interfaces.get(usize::from(interface)).map(|i| i.mac.0);
         let result = if b.len() < ETHERNET {
@@ -207,8 +212,12 @@ impl<P: Port> Worker<P> {
             Err(DropReason::OtherHost)
         } else {
             match be16(b, 12) {
-                crate::packet::ETHERTYPE_IPV4 => stage_one::<P, V4>(&mut self.core, &mut self.families, f, interface, handed),
-                crate::packet::ETHERTYPE_IPV6 => stage_one::<P, V6>(&mut self.core, &mut self.families, f, interface, handed),
+                crate::packet::ETHERTYPE_IPV4 => {
+                    stage_one::<P, V4>(&mut self.core, &mut self.families, f, interface, handed)
+                }
+                crate::packet::ETHERTYPE_IPV6 => {
+                    stage_one::<P, V6>(&mut self.core, &mut self.families, f, interface, handed)
+                }
                 _ => Err(DropReason::Malformed),
             }
         };
@@ -257,7 +266,7 @@ fn stage_one<P: Port, A: Member>(
     families: &mut Families,
     f: Frame,
     interface: InterfaceId,
-    handed: bool,
+    handed: Handed,
 ) -> Result<(), DropReason> {
     let t = A::of(families);
     let b = w.pool.bytes(f);
@@ -290,7 +299,18 @@ fn stage_one<P: Port, A: Member>(
         }
         _ => 0,
     };
-    t.burst.push(Packet { frame: f, interface, handed, headers, transport, hash, found: None, changes: 0 });
+    t.burst.push(Packet {
+        frame: f,
+        interface,
+        handed,
+        headers,
+        transport,
+        hash,
+        found: None,
+        changes: 0,
+        later: 0,
+        longest: 0,
+    });
     Ok(())
 }
 

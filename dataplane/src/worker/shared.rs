@@ -84,6 +84,19 @@ pub struct Lent {
     pub len: u16,
     /// The interface it came in on.
     pub interface: InterfaceId,
+    /// What it was handed over for.
+    pub handed: Handed,
+}
+
+/// Whether a frame came from another worker, and what for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handed {
+    /// It came from a port.
+    No,
+    /// A fragment, whose datagram's pieces meet at this worker.
+    ToCollect,
+    /// Its connection is this worker's. It is not handed on again.
+    ToOwner,
 }
 
 // SAFETY: the pointer is only read, and the lender does not touch the frame until its index comes back.

@@ -164,7 +164,8 @@ pub(super) fn gauges<P: Port>(w: &Core<P>, f: &Families) {
     c.frames_total.set(u64::from(w.pool.frames()));
     c.frames_free.set(w.pool.available() as u64);
     c.frames_lent.set(u64::from(w.lent));
-    c.frames_waiting.set((f.v4.neighbours.waiting() + f.v6.neighbours.waiting()) as u64);
+    let neighbours = f.v4.neighbours.waiting() + f.v6.neighbours.waiting();
+    c.frames_waiting.set(neighbours as u64 + u64::from(f.v4.fragments.waiting() + f.v6.fragments.waiting()));
     for (port, i) in w.ports.iter().zip(&c.interfaces) {
         let held = port.held();
         i.frames_receive.set(u64::from(held.receive));

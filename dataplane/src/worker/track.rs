@@ -2,8 +2,8 @@
 
 use super::core::Core;
 use super::family::{Family, Packet};
-use crate::conntrack::tcp::TcpOutcome;
-use crate::conntrack::{Connection, Direction, Private, Status, Ticks, TcpTrack};
+use crate::conntrack::tcp::{TcpOutcome, TcpSegment};
+use crate::conntrack::{Connection, Direction, Private, Status, TcpTrack, Ticks};
 use crate::io::Port;
 use crate::packet::{Ip, protocol, transport};
 
@@ -27,17 +27,23 @@ pub(super) fn begin<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>) -> Option<Privat
     let at = usize::from(p.headers.l4);
     match p.headers.proto {
         protocol::TCP => {
-            let segment = transport::tcp_segment(frame, &p.headers);
+            let segment = segment(frame, p);
             TcpTrack::new(&segment, &w.snapshot.policy.tcp).map(Private::Tcp)
         }
         protocol::UDP | protocol::UDPLITE => Some(Private::Udp { stream_from: w.now.after(STREAM_AFTER_S) }),
         // Only requests begin something (netfilter's `valid_new`).
-        protocol::ICMP if A::ICMP == protocol::ICMP => {
-            matches!(frame[at], 8 | 13 | 15 | 17).then_some(Private::Plain)
-        }
+        protocol::ICMP if A::ICMP == protocol::ICMP => matches!(frame[at], 8 | 13 | 15 | 17).then_some(Private::Plain),
         protocol::ICMPV6 if A::ICMP == protocol::ICMPV6 => matches!(frame[at], 128 | 139).then_some(Private::Plain),
         _ => Some(Private::Plain),
     }
+}
+
+/// The TCP segment, which may continue in later fragments.
+#[inline]
+fn segment<'a, A: Ip>(frame: &'a [u8], p: &Packet<A>) -> TcpSegment<'a> {
+    let mut s = transport::tcp_segment(frame, &p.headers);
+    s.payload += p.later;
+    s
 }
 
 /// Lets a connection follow a packet: state, status, and the new deadline, which the caller stores.
@@ -52,7 +58,7 @@ pub(super) fn follow<P: Port, A: Ip>(
     let replied = c.status.contains(Status::SEEN_REPLY);
     let timeout = match &mut c.private {
         Private::Tcp(track) => {
-            let segment = transport::tcp_segment(w.pool.bytes(p.frame), &p.headers);
+            let segment = segment(w.pool.bytes(p.frame), p);
             match track.track(d, &segment, &w.snapshot.policy.tcp, t, c.status) {
                 TcpOutcome::Accept { timeout, assured, kill } => {
                     if assured {

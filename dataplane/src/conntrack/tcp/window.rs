@@ -34,6 +34,17 @@ pub(super) struct Window {
     pub(super) max_ack: u32,
 }
 
+/// A segment's numbers as the windows see them.
+#[derive(Clone, Copy)]
+struct Numbers {
+    seq: u32,
+    /// After the last byte.
+    end: u32,
+    ack: u32,
+    /// The acknowledgement number, or the highest SACK edge if that is higher.
+    sack: u32,
+}
+
 /// How a segment fits into the windows.
 pub(super) enum Fit {
     /// It fits; the windows have moved.
@@ -61,56 +72,24 @@ impl TcpTrack {
     #[inline]
     pub(super) fn fit(&mut self, dir: Direction, kind: Kind, seg: &TcpSegment, liberal: bool) -> Fit {
         let (s, r) = (dir as usize, dir.other() as usize);
-        let mut seq = seg.seq;
-        let mut end = seg.end();
-        let mut ack = seg.ack;
-        let mut sack = if self.options[r].has(SynOptions::SACKS) { highest_ack(seg.options, ack) } else { ack };
-
-        if self.windows[s].max_window == 0 {
-            if seg.has(SYN) {
-                self.start(dir, seg, end);
-                if !seg.has(ACK) {
-                    // Simultaneous open: it says nothing about the other side.
-                    return Fit::Inside;
-                }
-            } else {
-                self.pick_up(dir, seg, end, sack);
-            }
-        } else if seg.has(SYN)
-            && after(end, self.windows[s].end)
-            && matches!(self.state, TcpState::SynSent | TcpState::SynRecv)
-        {
-            // A new attempt with later sequence numbers, perhaps with other options.
-            self.start(dir, seg, end);
-            if dir == Direction::Reply && !seg.has(ACK) {
-                return Fit::Inside;
-            }
+        let sack = if self.options[r].has(SynOptions::SACKS) { highest_ack(seg.options, seg.ack) } else { seg.ack };
+        let mut n = Numbers { seq: seg.seq, end: seg.end(), ack: seg.ack, sack };
+        if (kind != Kind::Ack || self.windows[s].max_window == 0) && !self.prepare(dir, seg, &mut n) {
+            return Fit::Inside;
         }
 
-        if !seg.has(ACK) || (seg.has(RST) && ack == 0) {
-            // Nothing acknowledged; some stacks set ACK on a RST and leave the number 0.
-            ack = self.windows[r].end;
-            sack = ack;
-        }
-        if seg.has(RST) && seq == 0 && self.state == TcpState::SynSent {
-            // Refuses the SYN: the refusing side has no sequence number yet.
-            end = self.windows[s].end;
-            seq = end;
-        }
-
-        let sender = self.windows[s];
-        let receiver = self.windows[r];
-        let repeats = after(end, sender.end.wrapping_sub(receiver.max_window).wrapping_sub(1));
+        let (sender, receiver) = (&self.windows[s], &self.windows[r]);
+        let repeats = after(n.end, sender.end.wrapping_sub(receiver.max_window).wrapping_sub(1));
         let lag = sender.max_window.max(ACK_LAG);
-        let recent_ack = after(sack, receiver.end.wrapping_sub(lag).wrapping_sub(1));
-        let acks_sent_data = !after(sack, receiver.end);
-        if after(seq, sender.max_end) {
-            let beyond = end.wrapping_sub(sender.max_end).wrapping_add(1);
+        let recent_ack = after(n.sack, receiver.end.wrapping_sub(lag).wrapping_sub(1));
+        let acks_sent_data = !after(n.sack, receiver.end);
+        if after(n.seq, sender.max_end) {
+            let beyond = n.end.wrapping_sub(sender.max_end).wrapping_add(1);
             let slightly = receiver.max_window != 0 && repeats && recent_ack && beyond <= receiver.max_window;
             if slightly && acks_sent_data {
                 // More than the receiver's window allows. Should the receiver take it nevertheless, its
                 // acknowledgement has to fit.
-                self.windows[s].end = end;
+                self.windows[s].end = n.end;
                 self.options[s].insert(SynOptions::UNACKED);
                 return self.misfit(s, liberal, Fit::Ignore);
             }
@@ -123,11 +102,49 @@ impl TcpTrack {
             return self.misfit(s, liberal, Fit::Ignore);
         }
 
-        self.advance(dir, seg, end, ack, sack);
+        self.advance(dir, seg, n);
         if kind == Kind::Ack {
-            self.count_repetition(Last { seq, ack, end, window: seg.window, dir, kind });
+            self.count_repetition(Last { seq: n.seq, ack: n.ack, end: n.end, window: seg.window, dir, kind });
         }
         Fit::Inside
+    }
+
+    /// Everything that a plain ACK in a connection seen both ways can do without: starts windows that
+    /// are not known yet, and replaces numbers that mean nothing. False when the segment fits whatever
+    /// its numbers.
+    fn prepare(&mut self, dir: Direction, seg: &TcpSegment, n: &mut Numbers) -> bool {
+        let (s, r) = (dir as usize, dir.other() as usize);
+        if self.windows[s].max_window == 0 {
+            if seg.has(SYN) {
+                self.start(dir, seg, n.end);
+                if !seg.has(ACK) {
+                    // Simultaneous open: it says nothing about the other side.
+                    return false;
+                }
+            } else {
+                self.pick_up(dir, seg, n.end, n.sack);
+            }
+        } else if seg.has(SYN)
+            && after(n.end, self.windows[s].end)
+            && matches!(self.state, TcpState::SynSent | TcpState::SynRecv)
+        {
+            // A new attempt with later sequence numbers, perhaps with other options.
+            self.start(dir, seg, n.end);
+            if dir == Direction::Reply && !seg.has(ACK) {
+                return false;
+            }
+        }
+        if !seg.has(ACK) || (seg.has(RST) && n.ack == 0) {
+            // Nothing acknowledged; some stacks set ACK on a RST and leave the number 0.
+            n.ack = self.windows[r].end;
+            n.sack = n.ack;
+        }
+        if seg.has(RST) && n.seq == 0 && self.state == TcpState::SynSent {
+            // Refuses the SYN: the refusing side has no sequence number yet.
+            n.end = self.windows[s].end;
+            n.seq = n.end;
+        }
+        true
     }
 
     /// A side's first SYN, or a new one with later sequence numbers.
@@ -176,8 +193,9 @@ impl TcpTrack {
 
     /// Moves the windows to where a fitting segment takes them.
     #[inline]
-    fn advance(&mut self, dir: Direction, seg: &TcpSegment, end: u32, ack: u32, sack: u32) {
+    fn advance(&mut self, dir: Direction, seg: &TcpSegment, n: Numbers) {
         let (s, r) = (dir as usize, dir.other() as usize);
+        let Numbers { end, ack, sack, .. } = n;
         // The window of a SYN is never scaled (RFC 7323 section 2.2).
         let scale = if seg.has(SYN) { 0 } else { self.options[s].scale };
         let window = u32::from(seg.window) << scale;

@@ -170,7 +170,8 @@ fn resets() {
                 ]),
             ),
             ("before what was acknowledged", after_data(&[s(RST, 6000, 0, Invalid, Established)])),
-            ("beyond the window", after_data(&[s(RST, 6001 + 70_000, 0, Invalid, Established)])),
+            ("a little beyond the window", after_data(&[s(RST, 6001 + 70_000, 0, Ignore, Established)])),
+            ("far beyond the window", after_data(&[s(RST, 6001 + 200_000, 0, Invalid, Established)])),
             (
                 "right after data that was not acknowledged yet",
                 after_data(&[

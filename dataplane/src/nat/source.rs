@@ -20,6 +20,9 @@ pub struct Range<'a, A> {
     pub random: bool,
     /// Ports not to choose: the gateway host's own ephemeral ports, on an address it uses itself.
     pub reserved: Option<(u16, u16)>,
+    /// What the same source's other connections were moved to: it keeps that towards other remotes, as
+    /// netfilter's `find_appropriate_src` has it.
+    pub moved: Option<(A, u16)>,
 }
 
 /// Chooses the source of a flow (its addresses after destination translation) and returns the key of its
@@ -43,6 +46,13 @@ pub fn source<A: Ip>(
         if let Some(k) = attempt(own.src, own.sport) {
             return Some(k);
         }
+    }
+    if let Some((a, port)) = range.moved.filter(|_| keyed && !range.random)
+        && range.addresses.iter().any(|(x, y)| (*x..=*y).contains(&a))
+        && ports.is_none_or(|(x, y)| (x..=y).contains(&port))
+        && let Some(k) = attempt(a, port)
+    {
+        return Some(k);
     }
     for address in addresses(range.addresses, own.src) {
         if keeps && let Some(k) = attempt(address, own.sport) {
@@ -128,7 +138,7 @@ mod tests {
         for (sport, class) in [(80, 1..=511), (700, 600..=1023), (40_000, 1024..=65_535)] {
             let mut taken = HashSet::new();
             let pool = [(V4(1), V4(1))];
-            let r = Range { addresses: &pool, ports: None, random: false, reserved: None };
+            let r = Range { addresses: &pool, ports: None, random: false, reserved: None, moved: None };
             let mut rng = Random::default();
             let first = source(&flow(10, sport, protocol::UDP), &r, &mut rng, |k| taken.insert(*k)).unwrap();
             assert_eq!(first.tuple.dport, sport);
@@ -141,7 +151,7 @@ mod tests {
     fn portless_protocols_have_one_flow_an_address() {
         let mut taken = HashSet::new();
         let pool = [(V4(1), V4(2))];
-        let r = Range { addresses: &pool, ports: None, random: false, reserved: None };
+        let r = Range { addresses: &pool, ports: None, random: false, reserved: None, moved: None };
         let mut rng = Random::default();
         let mut next = |n| {
             source(&Key { tuple: Tuple { src: V4(n), dst: V4(9), sport: 0, dport: 0 }, proto: 50 }, &r, &mut rng, |k| {
@@ -161,7 +171,7 @@ mod tests {
         ) {
             let pool = [(V4(0xc000_0001), V4(0xc000_0002))];
             let ports = (first, first + size);
-            let r = Range { addresses: &pool, ports: Some(ports), random, reserved: None };
+            let r = Range { addresses: &pool, ports: Some(ports), random, reserved: None, moved: None };
             let mut rng = Random::default();
             let mut taken = HashSet::new();
             for (s, p) in sources {

@@ -9,6 +9,7 @@ use super::shared::{Handed, WorkerShared};
 use crate::conntrack::fragment::Fragments;
 use crate::conntrack::{Connection, Direction, Key, Slab, SlabView, Status, Table};
 use crate::io::{Frame, Port};
+use crate::nat::Moved;
 use crate::packet::transport::Transport;
 use crate::packet::{Headers, Ip, V4, V6};
 use crate::policy::InterfaceId;
@@ -55,6 +56,7 @@ pub(super) struct Family<A: Ip> {
     pub(super) table: Table,
     pub(super) neighbours: Neighbours<A>,
     pub(super) fragments: Fragments<A>,
+    pub(super) moved: Moved<A>,
     /// The packets of the current burst.
     pub(super) burst: Vec<Packet<A>>,
 }
@@ -99,6 +101,7 @@ impl<A: Ip> Family<A> {
             table,
             neighbours: Neighbours::default(),
             fragments: Fragments::default(),
+            moved: Moved::default(),
             burst: Vec::with_capacity(crate::io::BURST),
         })
     }
@@ -137,6 +140,7 @@ impl<A: Ip> Family<A> {
             _ => 3,
         };
         let Some(slot) = self.slab.insert(c) else { return false };
+        self.moved.added(&c);
         self.table.insert(hashes[0], slot, Direction::Original);
         self.table.insert(hashes[1], slot, Direction::Reply);
         w.counters().created[kind].inc();
@@ -151,7 +155,8 @@ impl<A: Ip> Family<A> {
             self.table.remove(hash, slot, d);
             w.shared.directory.release(hash, w.id);
         }
-        self.slab.remove(slot);
+        let c = self.slab.remove(slot);
+        self.moved.removed(&c);
         w.release_connection();
         match why {
             Removal::Expired => w.counters().expired.inc(),

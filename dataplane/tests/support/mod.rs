@@ -3,7 +3,7 @@
 //! ```text
 //! 10.10.0.0/24 --- lan 10.10.0.1, fd00:10::1 [ gateway ] wan 198.51.100.1, 2001:db8:100::1 --- default
 //! ```
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

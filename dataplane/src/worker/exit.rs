@@ -1,0 +1,92 @@
+//! The way out: next hop, and what can keep a packet from taking it.
+
+use super::core::Core;
+use super::error;
+use super::family::{Family, Packet};
+use super::reason::DropReason;
+use crate::io::Port;
+use crate::packet::icmp::Problem;
+use crate::packet::{Ip, be16};
+use crate::policy::InterfaceId;
+use crate::route::{NextHop, Target};
+
+/// No next hop is cached for this direction.
+pub(super) const NO_HOP: u16 = u16::MAX;
+
+/// Refuses sources that cannot be: the gateway's own and broadcast addresses; with strict reverse path
+/// filtering also those that are routed elsewhere (RFC 3704).
+pub(super) fn check_source<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>) -> Result<(), DropReason> {
+    match w.snapshot.fib.lookup(p.headers.src) {
+        Some(Target::Local | Target::Broadcast) => Err(DropReason::MartianSource),
+        Some(Target::Via(hops)) if hops.iter().any(|h| h.interface == Some(p.interface)) => Ok(()),
+        _ if w.snapshot.policy.strict_reverse_path => Err(DropReason::ReversePath),
+        _ => Ok(()),
+    }
+}
+
+/// The next hop's address and interface towards `dst`.
+pub(super) fn route<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, dst: A) -> Result<(A, InterfaceId), DropReason> {
+    let (why, problem) = match w.snapshot.fib.lookup(dst) {
+        Some(Target::Via(hops)) => {
+            let hop = pick(hops, p);
+            let interface = hop.interface.ok_or(DropReason::EgressNotManaged)?;
+            return Ok((hop.gateway.unwrap_or(dst), interface));
+        }
+        // A translation to the gateway host itself would need its replies to come back this way.
+        Some(Target::Local) => return Err(DropReason::EgressNotManaged),
+        Some(Target::Broadcast) => return Err(DropReason::MartianDestination),
+        Some(Target::Blackhole) => return Err(DropReason::RouteRefused),
+        Some(Target::Unreachable) => (DropReason::RouteRefused, Problem::HostUnreachable),
+        Some(Target::Prohibit) => (DropReason::RouteRefused, Problem::Prohibited),
+        None => (DropReason::NoRoute, Problem::NoRoute),
+    };
+    error::answer(w, p, problem);
+    Err(why)
+}
+
+/// One of several next hops, the same for all packets between two addresses (RFC 2992).
+fn pick<'a, A: Ip>(hops: &'a [NextHop<A>], p: &Packet<A>) -> &'a NextHop<A> {
+    if hops.len() == 1 {
+        return &hops[0];
+    }
+    let total: u64 = hops.iter().map(|h| u64::from(h.weight)).sum();
+    let mut n = (p.headers.src.sum() ^ p.headers.dst.sum()).wrapping_mul(0x9e37_79b9) % total.max(1);
+    for h in hops {
+        if n < u64::from(h.weight) {
+            return h;
+        }
+        n -= u64::from(h.weight);
+    }
+    &hops[0]
+}
+
+/// What can keep a packet from leaving by its next hop: interface, TTL, MTU, a neighbour that is silent.
+#[inline]
+pub(super) fn check_exit<P: Port, A: Ip>(
+    w: &mut Core<P>,
+    t: &Family<A>,
+    p: &Packet<A>,
+    hop: u16,
+) -> Result<(), DropReason> {
+    let n = t.neighbours.get(hop);
+    if !n.up {
+        return Err(DropReason::InterfaceDown);
+    }
+    if p.headers.ttl <= 1 {
+        error::answer(w, p, Problem::TimeExceeded);
+        return Err(DropReason::TtlExceeded);
+    }
+    if p.headers.length().max(usize::from(p.longest)) > usize::from(n.mtu) {
+        let b = w.pool.bytes(p.frame);
+        let may_fragment = !A::V6 && be16(b, usize::from(p.headers.l3) + 6) & 0x4000 == 0;
+        if !may_fragment {
+            error::answer(w, p, Problem::TooBig(n.mtu));
+            return Err(DropReason::TooBig);
+        }
+    }
+    if n.mac.is_none() && n.is_silent(w.now) {
+        error::answer(w, p, Problem::HostUnreachable);
+        return Err(DropReason::NeighbourUnresolved);
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! Datagrams in pieces: fragments are collected, and share the decision about their datagram.
+
+use super::core::Core;
+use super::emit;
+use super::family::{Family, Member, Packet};
+use super::path::{Decision, Step, decide};
+use super::reason::DropReason;
+use super::shared::Handed;
+use crate::conntrack::fragment::{Collected, Fragments, Piece};
+use crate::io::Port;
+use crate::packet::transport::{self, ChecksumState, Transport};
+use crate::packet::{FragmentInfo, Headers, checksum, protocol, put16};
+
+/// Fragments may wait in one frame of this many.
+const FRAGMENT_SHARE: u32 = 4;
+
+/// A fragment waits for the rest of its datagram, all of it at one worker.
+pub(super) fn fragment<P: Port, A: Member>(
+    w: &mut Core<P>,
+    t: &mut Family<A>,
+    p: &Packet<A>,
+    info: FragmentInfo,
+) -> Decision {
+    let workers = w.shared.workers.len() as u64;
+    if workers > 1 && p.handed == Handed::No {
+        let meet = w.shared.keys.hash_one(Fragments::key(&p.headers, &info)) % workers;
+        if meet as u16 != w.id {
+            w.hand_off(p.interface, p.frame, meet as u16, Handed::ToCollect);
+            return Ok(Step::Collected);
+        }
+    }
+    let piece = Piece { frame: p.frame, interface: p.interface, headers: p.headers, info };
+    let room = w.pool.frames() / FRAGMENT_SHARE;
+    match t.fragments.add(piece, w.now, room) {
+        Collected::Waits => {}
+        Collected::Duplicate(f) => w.discard(f, DropReason::Fragment),
+        Collected::Refused(frames) => frames.into_iter().for_each(|f| w.discard(f, DropReason::FragmentInvalid)),
+        Collected::Full(frames) => frames.into_iter().for_each(|f| w.discard(f, DropReason::FragmentLimit)),
+        Collected::Complete(pieces) => complete(w, t, p, &pieces),
+    }
+    Ok(Step::Collected)
+}
+
+/// All pieces of a datagram are there: the first one's headers, the whole's checksum and length.
+fn complete<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, pieces: &[Piece<A>]) {
+    let first = &pieces[0];
+    let later: usize = pieces[1..].iter().map(|x| x.headers.transport_length()).sum();
+    let mut whole = Packet {
+        frame: first.frame,
+        interface: first.interface,
+        headers: Headers { fragment: None, ..first.headers },
+        later: later as u32,
+        longest: pieces.iter().map(|x| x.headers.length() as u16).max().unwrap_or(0),
+        ..*p
+    };
+    let payload =
+        |x: &Piece<A>| checksum::sum(&w.pool.bytes(x.frame)[usize::from(x.headers.l4)..usize::from(x.headers.end)]);
+    let sum = pieces.iter().map(payload).sum();
+    let b = w.pool.bytes(first.frame);
+    // Asked as a fragment: lengths in its transport header are the whole's.
+    whole.transport = transport::classify(b, &first.headers);
+    match transport::verify_sum(b, &whole.headers, sum, first.headers.transport_length() + later) {
+        ChecksumState::Partial(c) => {
+            if let Some(at) = transport::checksum_offset::<A>(whole.headers.proto) {
+                put16(w.pool.bytes_mut(first.frame), usize::from(first.headers.l4) + at, c);
+                w.counters().checksums_completed.inc();
+            }
+        }
+        // The CRC of SCTP could be mended only over all pieces.
+        _ if whole.headers.proto == protocol::SCTP => whole.transport = Transport::Invalid,
+        ChecksumState::Bad if w.snapshot.policy.checksum => whole.transport = Transport::Invalid,
+        ChecksumState::Good | ChecksumState::Bad => {}
+    }
+    if let Transport::Flow(key) = &whole.transport {
+        whole.hash = key.hash(&w.shared.keys);
+        whole.found = t.table.lookup(&t.slab, whole.hash, key);
+        whole.changes = t.table.changes();
+    }
+    datagram(w, t, &whole, pieces);
+}
+
+/// Takes a datagram that came in pieces all the way; they share the decision about the first.
+fn datagram<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, pieces: &[Piece<A>]) {
+    let decision = decide(w, t, p);
+    let after = w.pool.bytes(p.frame);
+    let (src, dst) = A::addresses_of(after, usize::from(p.headers.l3));
+    for (i, piece) in pieces.iter().enumerate() {
+        let part = Packet { frame: piece.frame, headers: piece.headers, longest: 0, ..*p };
+        match decision {
+            Ok(Step::Send(hop)) => {
+                if i > 0 {
+                    A::rewrite(w.pool.bytes_mut(piece.frame), usize::from(piece.headers.l3), src, dst);
+                }
+                emit::send(w, t, &part, hop);
+            }
+            Ok(Step::Punt) => w.punt(piece.interface, piece.frame),
+            Ok(Step::HandOff(owner)) => w.hand_off(piece.interface, piece.frame, owner, Handed::ToOwner),
+            Ok(Step::Collected) => {}
+            Err(why) => w.discard(piece.frame, why),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! ICMP errors: they belong to the connection of the packet they quote (RFC 5508 REQ-4 and 5).
+
+use super::core::Core;
+use super::exit::{check_exit, check_source, route};
+use super::family::{Family, Member, Packet};
+use super::path::{Decision, Step, opposite};
+use super::reason::DropReason;
+use super::rules::{admit, facts};
+use super::shared::Handed;
+use super::stateless::invalid;
+use crate::conntrack::{CtState, Direction, Status};
+use crate::io::Port;
+use crate::packet::transport::{self, ChecksumState};
+use crate::packet::{Headers, icmp};
+
+/// An ICMP error: it belongs to the connection of the packet it quotes.
+pub(super) fn related<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>) -> Decision {
+    let frame = w.pool.bytes(p.frame);
+    let quote = icmp::quoted(frame, &p.headers);
+    let Some((quote, key)) = quote
+        .and_then(|q| Some((q, transport::quoted_key(frame, &q)?.inverse()?)))
+        .filter(|_| transport::verify(frame, &p.headers) == ChecksumState::Good)
+    else {
+        return invalid(w, t, p, false);
+    };
+    let Some((slot, d)) = t.lookup(w, &key) else {
+        let hash = key.hash(&w.shared.keys);
+        if p.handed != Handed::ToOwner
+            && let Some(owner) = w.shared.directory.lookup(hash).filter(|o| *o != w.id)
+        {
+            return Ok(Step::HandOff(owner));
+        }
+        return invalid(w, t, p, false);
+    };
+    let c = t.slab.get(slot);
+    let arrives = *c.tuple(d);
+    // The error must go where the quoted packet came from; any router on the way may have sent it.
+    if p.headers.dst != arrives.dst {
+        return invalid(w, t, p, true);
+    }
+    let leaves = opposite(c, d);
+    let status = c.status;
+    let (src_bit, dst_bit) = match d {
+        Direction::Original => (Status::SRC_NAT, Status::DST_NAT),
+        Direction::Reply => (Status::DST_NAT, Status::SRC_NAT),
+    };
+    let src = if status.intersects(src_bit) { leaves.src } else { p.headers.src };
+    let dst = if status.intersects(dst_bit) { leaves.dst } else { p.headers.dst };
+    // The quoted packet went the other way; before translation it had that direction's tuple.
+    let inside = *c.tuple(d.other());
+
+    check_source(w, p)?;
+    let (next, interface) = route(w, p, dst)?;
+    let hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
+    check_exit(w, t, p, hop)?;
+    let mut facts = facts(w, p, None, CtState::Related);
+    facts.destination = dst;
+    facts.status = status;
+    facts.to = w.snapshot.fib.interfaces.get(usize::from(interface)).map(|i| i.zone);
+    admit(w, p, &facts)?;
+    if status.intersects(Status::ANY_NAT) {
+        let b = w.pool.bytes_mut(p.frame);
+        let delta = A::rewrite(b, usize::from(quote.l3), inside.src, inside.dst);
+        transport::rewrite(b, &quote, inside.sport, inside.dport, delta);
+        A::rewrite(b, usize::from(p.headers.l3), src, dst);
+        icmp::refresh_checksum::<A>(b, &Headers { src, dst, ..p.headers });
+    }
+    Ok(Step::Send(hop))
+}

@@ -1,0 +1,56 @@
+//! Packets without a connection, INVALID or UNTRACKED: each is routed and asked of the rules by itself.
+
+use super::core::Core;
+use super::exit::{check_exit, check_source, route};
+use super::family::{Family, Member, Packet};
+use super::path::{Decision, Step};
+use super::reason::DropReason;
+use super::rules::{admit, facts};
+use crate::conntrack::CtState;
+use crate::io::Port;
+use crate::packet::transport::Transport;
+use crate::policy::SourceTranslation;
+
+/// A packet that fits no connection and cannot begin one, or does not fit the state of its own (`known`).
+pub(super) fn invalid<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, known: bool) -> Decision {
+    // The host may know better: its own connections are not tracked here. Not so for a known connection,
+    // whose peer's stray segment the host would answer with a reset.
+    if !known && w.snapshot.fib.is_local(p.headers.dst) {
+        return Ok(Step::Punt);
+    }
+    if known && w.snapshot.fib.is_local(p.headers.dst) {
+        return Err(DropReason::Invalid);
+    }
+    check_source(w, p)?;
+    stateless(w, t, p, CtState::Invalid)
+}
+
+/// A packet without a connection, INVALID or UNTRACKED: routed and asked of the rules by itself.
+pub(super) fn stateless<P: Port, A: Member>(
+    w: &mut Core<P>,
+    t: &mut Family<A>,
+    p: &Packet<A>,
+    state: CtState,
+) -> Decision {
+    if w.snapshot.fib.is_local(p.headers.dst) {
+        return Ok(Step::Punt);
+    }
+    let key = match p.transport {
+        Transport::Flow(k) => Some(k),
+        _ => None,
+    };
+    let (next, interface) = route(w, p, p.headers.dst)?;
+    let hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
+    check_exit(w, t, p, hop)?;
+    let mut facts = facts(w, p, key.as_ref(), state);
+    facts.to = w.snapshot.fib.interfaces.get(usize::from(interface)).map(|i| i.zone);
+    admit(w, p, &facts)?;
+    if state == CtState::Invalid {
+        let policy = &w.snapshot.policy;
+        let rule = policy.source_nat.iter().find(|r| r.matcher.matches(&facts));
+        if rule.is_some_and(|r| r.translate != SourceTranslation::None) {
+            return Err(DropReason::InvalidUntranslated);
+        }
+    }
+    Ok(Step::Send(hop))
+}

@@ -20,7 +20,6 @@ struct frame {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, BATCH);
 	__type(key, __u32);
 	__type(value, struct frame);

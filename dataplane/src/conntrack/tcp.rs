@@ -183,14 +183,14 @@ pub struct TcpTrack {
 const _: () = assert!(size_of::<TcpTrack>() == 56 && align_of::<TcpTrack>() == 4);
 const _: () = assert!(size_of::<Option<TcpTrack>>() == size_of::<TcpTrack>());
 
-/// What a RST proves.
-enum Reset {
-    /// It is older than what its receiver acknowledged.
-    Invalid,
-    /// It answers a segment that was let past: no window to hold it against.
-    Believed(TcpState),
-    /// The window decides; then this is the state.
+/// Where a segment leads, as far as state table and special cases know.
+enum Lead {
+    /// To this state, if the numbers fit the windows.
     Check(TcpState),
+    /// To this state: it answers a segment that was let past, and no window is known to hold it against.
+    Believe(TcpState),
+    /// No further.
+    Done(TcpOutcome),
 }
 
 impl TcpTrack {
@@ -242,52 +242,21 @@ impl TcpTrack {
     ) -> TcpOutcome {
         let kind = Kind::of(seg.flags);
         let from = self.state;
-        let mut check = true;
-        let to = match states::next(dir, kind, from) {
-            Next::To(TcpState::Established) => TcpState::Established,
-            Next::Invalid => return TcpOutcome::Invalid,
-            Next::Ignore if self.answers_held_syn(dir, kind, seg) => {
-                self.adopt_held_syn(dir);
-                TcpState::SynRecv
-            }
-            Next::Ignore => return self.let_past(dir, kind, seg),
-            Next::To(TcpState::SynSent) if matches!(from, TcpState::TimeWait | TcpState::Close) => {
-                if self.may_reopen(dir) {
-                    return TcpOutcome::Reopen;
-                }
-                return self.let_past(dir, kind, seg);
-            }
-            Next::To(TcpState::SynSent2) => {
-                self.held.insert(SynOptions::SIMULTANEOUS);
-                TcpState::SynSent2
-            }
-            // The table cannot tell the two halves of a simultaneous open apart.
-            Next::To(TcpState::SynRecv)
-                if dir == Direction::Reply && kind == Kind::Ack && self.held.has(SynOptions::SIMULTANEOUS) =>
-            {
-                TcpState::Established
-            }
-            Next::To(TcpState::TimeWait) if self.is_challenge(dir, kind) => {
-                self.held.remove(SynOptions::CHALLENGE);
-                return TcpOutcome::Ignore;
-            }
-            Next::To(TcpState::Close) if kind == Kind::Rst => match self.reset(dir, seg, settings, status) {
-                Reset::Invalid => return TcpOutcome::Invalid,
-                Reset::Believed(to) => {
-                    check = false;
-                    to
-                }
-                Reset::Check(to) => to,
-            },
-            Next::To(to) => to,
+        // Nearly all segments; what the table says of them, without looking.
+        let lead = if kind == Kind::Ack && from == TcpState::Established {
+            Lead::Check(TcpState::Established)
+        } else {
+            self.lead(dir, kind, seg, settings, status)
         };
-        if check {
-            match self.fit(dir, kind, seg, settings.liberal) {
-                Fit::Inside => {}
+        let to = match lead {
+            Lead::Check(to) => match self.fit(dir, kind, seg, settings.liberal) {
+                Fit::Inside => to,
                 Fit::Ignore => return TcpOutcome::Ignore,
                 Fit::Outside => return self.outside(dir, kind, timeouts, status),
-            }
-        }
+            },
+            Lead::Believe(to) => to,
+            Lead::Done(outcome) => return outcome,
+        };
 
         self.last.kind = kind;
         self.last.dir = dir;
@@ -318,6 +287,38 @@ impl TcpTrack {
     pub fn is_closing(&self) -> bool {
         use TcpState::{Close, CloseWait, FinWait, LastAck, TimeWait};
         matches!(self.state, FinWait | CloseWait | LastAck | TimeWait | Close)
+    }
+
+    /// Looks the segment up in the state table, and settles the cells that need more than the table knows.
+    fn lead(&mut self, dir: Direction, kind: Kind, seg: &TcpSegment, settings: &TcpSettings, status: Status) -> Lead {
+        let from = self.state;
+        match states::next(dir, kind, from) {
+            Next::Invalid => Lead::Done(TcpOutcome::Invalid),
+            Next::Ignore if self.answers_held_syn(dir, kind, seg) => {
+                self.adopt_held_syn(dir);
+                Lead::Check(TcpState::SynRecv)
+            }
+            Next::Ignore => self.let_past(dir, kind, seg),
+            Next::To(TcpState::SynSent) if matches!(from, TcpState::TimeWait | TcpState::Close) => {
+                if self.may_reopen(dir) { Lead::Done(TcpOutcome::Reopen) } else { self.let_past(dir, kind, seg) }
+            }
+            Next::To(TcpState::SynSent2) => {
+                self.held.insert(SynOptions::SIMULTANEOUS);
+                Lead::Check(TcpState::SynSent2)
+            }
+            // The table cannot tell the two halves of a simultaneous open apart.
+            Next::To(TcpState::SynRecv)
+                if dir == Direction::Reply && kind == Kind::Ack && self.held.has(SynOptions::SIMULTANEOUS) =>
+            {
+                Lead::Check(TcpState::Established)
+            }
+            Next::To(TcpState::TimeWait) if self.is_challenge(dir, kind) => {
+                self.held.remove(SynOptions::CHALLENGE);
+                Lead::Done(TcpOutcome::Ignore)
+            }
+            Next::To(TcpState::Close) if kind == Kind::Rst => self.reset(dir, seg, settings, status),
+            Next::To(to) => Lead::Check(to),
+        }
     }
 
     /// Idle timeout after a segment of this kind was accepted.
@@ -373,7 +374,7 @@ impl TcpTrack {
     /// Lets a segment pass that the connection's state has no place for, and notes what its answer
     /// must fit.
     #[cold]
-    fn let_past(&mut self, dir: Direction, kind: Kind, seg: &TcpSegment) -> TcpOutcome {
+    fn let_past(&mut self, dir: Direction, kind: Kind, seg: &TcpSegment) -> Lead {
         let ack = if self.state == TcpState::SynSent && kind == Kind::Ack && dir == Direction::Reply {
             // The server answers the SYN from an older connection's state; the client's RST will have this
             // sequence number.
@@ -390,7 +391,7 @@ impl TcpTrack {
                 self.held.insert(SynOptions::CHALLENGE);
             }
         }
-        TcpOutcome::Ignore
+        Lead::Done(TcpOutcome::Ignore)
     }
 
     /// Whether this ACK challenges a SYN that was let past (RFC 5961 section 4).
@@ -405,10 +406,10 @@ impl TcpTrack {
 
     /// Judges a RST before the window does.
     #[cold]
-    fn reset(&self, dir: Direction, seg: &TcpSegment, settings: &TcpSettings, status: Status) -> Reset {
+    fn reset(&self, dir: Direction, seg: &TcpSegment, settings: &TcpSettings, status: Status) -> Lead {
         // The ports may have been reused and everything noted be out of date: it cannot do much harm now.
         if self.is_closing() {
-            return Reset::Believed(TcpState::Close);
+            return Lead::Believe(TcpState::Close);
         }
         let mut to = TcpState::Close;
         let assured = status.contains(Status::ASSURED);
@@ -419,14 +420,14 @@ impl TcpTrack {
             let expected = self.windows[receiver].max_ack;
             // Sequence number 0 before the connection stands: refuses a SYN that was let past earlier.
             if seg.seq == 0 && !established {
-                return Reset::Check(to);
+                return Lead::Check(to);
             }
             if window::before(seg.seq, expected) && !settings.ignore_invalid_rst {
-                return Reset::Invalid;
+                return Lead::Done(TcpOutcome::Invalid);
             }
             let follows_last = self.last.kind == Kind::Ack && self.last.dir == dir && seg.seq == self.last.end;
             if !established || seg.seq == expected || follows_last {
-                return Reset::Check(to);
+                return Lead::Check(to);
             }
             // Inside the window but not the very next byte: the receiver will not believe it but
             // challenge it (RFC 5961 section 3), and a blind attacker must not close our entry.
@@ -435,12 +436,12 @@ impl TcpTrack {
         let after_syn = status.contains(Status::SEEN_REPLY) && self.last.kind == Kind::Syn && self.last.dir != dir;
         let after_ack = !assured && self.last.kind == Kind::Ack;
         if (after_syn || after_ack) && seg.ack == self.last.end {
-            return Reset::Believed(to);
+            return Lead::Believe(to);
         }
         // The client refuses the challenge that its SYN met.
         let refuses_challenge =
             self.state == TcpState::SynSent && self.last.kind == Kind::Ack && seg.seq == self.last.ack;
-        if refuses_challenge { Reset::Believed(to) } else { Reset::Check(to) }
+        if refuses_challenge { Lead::Believe(to) } else { Lead::Check(to) }
     }
 
     /// What follows from a segment outside the window. Attempts to close are noted: when both sides

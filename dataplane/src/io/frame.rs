@@ -134,6 +134,9 @@ impl FramePool {
 
 impl std::fmt::Debug for FramePool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FramePool").field("frames", &self.frames).field("free", &self.free.len()).finish_non_exhaustive()
+        f.debug_struct("FramePool")
+            .field("frames", &self.frames)
+            .field("free", &self.free.len())
+            .finish_non_exhaustive()
     }
 }

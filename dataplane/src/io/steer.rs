@@ -401,15 +401,16 @@ impl Steer {
 
     /// Where the [`Injector`](super::punt::Injector) hands over frames that came in on this interface.
     pub fn ingress(&self) -> Ingress {
-        let cookie = (self.config[7] & FLAG_COOKIE != 0)
-            .then(|| self.config[8..14].try_into().expect("a slice of six bytes"));
+        let cookie =
+            (self.config[7] & FLAG_COOKIE != 0).then(|| self.config[8..14].try_into().expect("a slice of six bytes"));
         Ingress { ifindex: self.link.index, cookie }
     }
 
     /// Generic XDP sees injected frames too, and must tell them from received ones: see steer.bpf.c.
     fn set_cookie(&mut self, mode: XdpMode) -> Result<(), SteerError> {
         if mode == XdpMode::Generic {
-            self.config[8..14].copy_from_slice(&random_mac().map_err(|e| BpfError::new("drawing a random number", &e))?);
+            self.config[8..14]
+                .copy_from_slice(&random_mac().map_err(|e| BpfError::new("drawing a random number", &e))?);
             self.config[7] |= FLAG_COOKIE;
         } else {
             self.config[7] &= !FLAG_COOKIE;
@@ -424,7 +425,10 @@ impl Steer {
 
 impl fmt::Debug for Steer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Steer").field("device", &self.link.name).field("attached", &self.attached).finish_non_exhaustive()
+        f.debug_struct("Steer")
+            .field("device", &self.link.name)
+            .field("attached", &self.attached)
+            .finish_non_exhaustive()
     }
 }
 

@@ -207,7 +207,9 @@ impl Port for XskPort {
 
     #[inline]
     fn send(&mut self, pool: &mut FramePool, frame: Frame) -> Result<(), Frame> {
-        if self.held.transmit >= RING || (frame.offset != self.offset || frame.len > self.capacity) && !self.align(pool, frame) {
+        if self.held.transmit >= RING
+            || (frame.offset != self.offset || frame.len > self.capacity) && !self.align(pool, frame)
+        {
             return Err(frame);
         }
         let mut d = self.descriptors[frame.index as usize];

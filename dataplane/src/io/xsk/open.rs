@@ -278,8 +278,11 @@ fn open(queue: u32, links: &[Link], plan: &Plan, copy: BindFlags) -> Result<Work
         let (tx, rx, fill_and_completion) = unsafe { Socket::new(config, &umem, &name, queue) }
             .map_err(|e| bind_error(device.clone(), queue, cause(&e)))?;
         let (fill, completion) = fill_and_completion.expect("the first socket of a UMEM on a queue gets its rings");
-        let zero_copy = sys::is_zero_copy(rx.fd().as_raw_fd())
-            .map_err(|cause| IoError::Bind { device: device.clone(), queue, cause })?;
+        let zero_copy = sys::is_zero_copy(rx.fd().as_raw_fd()).map_err(|cause| IoError::Bind {
+            device: device.clone(),
+            queue,
+            cause,
+        })?;
         ports.push(XskPort {
             device,
             queue,
@@ -333,9 +336,7 @@ fn make_pool(umem: &Umem, first: FrameDesc, plan: &Plan) -> FramePool {
     // SAFETY: the region begins `first.addr()` bytes before the first packet, has `frames * frame_size`
     // bytes, and stays mapped while the UMEM handle lives. Rust references to it are made by the pool
     // alone; the ports' descriptors are only lengths and offsets.
-    unsafe {
-        FramePool::from_raw(base, plan.frame_size, plan.frames, first.addr() as u16, Box::new(umem.clone()))
-    }
+    unsafe { FramePool::from_raw(base, plan.frame_size, plan.frames, first.addr() as u16, Box::new(umem.clone())) }
 }
 
 fn bind_error(device: String, queue: u32, cause: io::Error) -> IoError {

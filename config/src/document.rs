@@ -1,0 +1,134 @@
+//! The whole document: every section in its order, then the checks between sections.
+
+use dataplane::policy::Policy;
+
+use crate::Config;
+use crate::advice;
+use crate::conntrack::conntrack;
+use crate::names::{Names, interfaces};
+use crate::nat::nat;
+use crate::read::{Fields, Keys, number, scalar};
+use crate::report::{Report, Span, short};
+use crate::rules::{Placed, policy, tracking};
+use crate::sets::sets;
+use crate::settings;
+use crate::yaml::{Node, Value};
+
+/// ICMP errors a worker may send each second when the policy names no number.
+const DEFAULT_ICMP_ERRORS: u32 = 1000;
+
+const DOCUMENT: Keys = Keys {
+    known: &[
+        "version",
+        "interfaces",
+        "workers",
+        "io",
+        "conntrack",
+        "reverse_path",
+        "icmp",
+        "sets",
+        "tracking",
+        "nat",
+        "policy",
+        "control",
+    ],
+    foreign: &[
+        (
+            "zones",
+            "a zone is made by the interfaces that name it: `interfaces: { lan: { device: eth1, zone: inside } }`",
+        ),
+        ("rules", "rules stand in `policy`"),
+        ("default", "the default action stands in `policy`"),
+        ("timeouts", "timeouts stand in `conntrack`"),
+        ("max_connections", "it stands in `conntrack`"),
+        ("helpers", "helpers stand in `conntrack`"),
+        ("checksum", "it stands in `conntrack`"),
+        ("tcp", "the switches of TCP tracking stand in `conntrack`"),
+        ("on_failure", "it stands in `io`"),
+        ("frames", "it stands in `io`"),
+        ("metrics", "it stands in `control`"),
+        ("socket", "it stands in `control`"),
+        ("errors_per_second", "it stands in `icmp`"),
+        ("snat", "source translations stand in `nat: { source: [...] }`"),
+        ("dnat", "destination translations stand in `nat: { destination: [...] }`"),
+    ],
+};
+const ICMP: Keys = Keys { known: &["errors_per_second"], foreign: &[] };
+
+/// Compiles the document. The value is of use only when nothing was reported as an error.
+pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>) -> Option<Config> {
+    if matches!(root.value, Value::Null) {
+        report.error_help(Span::default(), "the policy is empty", "begin with `version: 1` and `interfaces`");
+        return None;
+    }
+    let fields = Fields::of(report, root, "the policy", &DOCUMENT)?;
+    version(report, &fields);
+    let mut names = Names::default();
+    let node = fields.require(report, "interfaces", "the policy");
+    let interfaces = interfaces(report, node, &mut names);
+    names.sets = sets(report, fields.get("sets"));
+    let conntrack = conntrack(report, fields.get("conntrack"));
+    let workers = settings::workers(report, fields.get("workers"));
+    let io = settings::io(report, fields.get("io"));
+    let control = settings::control(report, fields.get("control"));
+    let strict_reverse_path = settings::strict_reverse_path(report, fields.get("reverse_path"));
+    let icmp_errors_per_second = icmp_errors(report, fields.get("icmp"));
+    let tracking = tracking(report, fields.get("tracking"), &names);
+    let (source_nat, destination_nat) = nat(report, fields.get("nat"), &names);
+    let (default, rules) = policy(report, fields.get("policy"), &names);
+    if report.errors() == 0 {
+        advice::never_matched(report, &rules);
+        advice::never_matched(report, &tracking);
+        advice::never_matched(report, &source_nat);
+        advice::never_matched(report, &destination_nat);
+        advice::nothing_accepted(report, default, &rules, fields.key_at("policy").unwrap_or(fields.at));
+        advice::translated_in_vain(report, &destination_nat, default, &rules);
+    }
+    Some(Config {
+        policy: Policy {
+            zones: names.zones,
+            interfaces,
+            rules: plain(rules),
+            default,
+            destination_nat: plain(destination_nat),
+            source_nat: plain(source_nat),
+            tracking: plain(tracking),
+            timeouts: conntrack.timeouts,
+            tcp: conntrack.tcp,
+            checksum: conntrack.checksum,
+            max_connections: conntrack.max_connections,
+            strict_reverse_path,
+            icmp_errors_per_second,
+        },
+        workers,
+        io,
+        control,
+        helpers: conntrack.helpers,
+    })
+}
+
+fn plain<R>(rules: Vec<Placed<R>>) -> Vec<R> {
+    rules.into_iter().map(|p| p.rule).collect()
+}
+
+fn version<'t>(report: &mut Report<'t>, fields: &Fields<'_, 't>) {
+    let Some(node) = fields.get("version") else {
+        let at = fields.key_at("version").unwrap_or(fields.at);
+        report.error_help(at, "`version` is missing", "begin the policy with `version: 1`");
+        return;
+    };
+    match scalar(report, node, "a version") {
+        Some("1") | None => {}
+        Some(v) => {
+            let message = format!("version `{}` is not supported", short(v));
+            report.error_help(node.at, message, "this release reads version 1");
+        }
+    }
+}
+
+fn icmp_errors<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> u32 {
+    let fields = node.and_then(|n| Fields::of(report, n, "`icmp`", &ICMP));
+    let node = fields.and_then(|f| f.get("errors_per_second"));
+    let limit = node.and_then(|n| number(report, n, "`errors_per_second`", 0..=10_000_000));
+    limit.map_or(DEFAULT_ICMP_ERRORS, |n| n as u32)
+}

@@ -1,0 +1,129 @@
+//! Sluice's policy file: YAML text to a compiled [`Policy`] and the daemon's settings.
+//!
+//! [`parse`] reads the text into a tree that knows the place of every node, then each section turns its
+//! part into plain values and reports every fault it finds. A policy with one error yields none of its
+//! values, so that a half-understood policy never forwards a packet. `docs/configuration.md` describes
+//! every key.
+
+#![forbid(unsafe_code)]
+
+mod address;
+mod advice;
+mod conntrack;
+mod diagnostic;
+mod document;
+pub mod duration;
+mod matching;
+mod names;
+mod nat;
+mod port;
+mod protocol;
+mod read;
+mod report;
+mod rules;
+mod sets;
+mod settings;
+mod suggest;
+mod yaml;
+
+pub use address::{AddressError, AddressRange};
+pub use conntrack::{Helper, HelperConfig};
+pub use dataplane::policy::Policy;
+pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use settings::{Control, Io, IoMode, OnFailure, Poll, Workers};
+
+use std::path::Path;
+
+use report::Report;
+
+/// A policy, ready for the daemon.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What the data plane asks.
+    pub policy: Policy,
+    /// The workers.
+    pub workers: Workers,
+    /// How frames are received and sent.
+    pub io: Io,
+    /// The daemon's own endpoints.
+    pub control: Control,
+    /// Helpers and their ports.
+    pub helpers: Vec<HelperConfig>,
+}
+
+/// A policy without errors.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    /// The policy.
+    pub config: Config,
+    /// What is probably not meant.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Reads, checks and compiles a policy; `name` is the file's name in diagnostics.
+///
+/// # Errors
+/// All faults that were found, errors and warnings.
+pub fn parse(name: &str, text: &str) -> Result<Checked, Diagnostics> {
+    let mut report = Report::new(name, text);
+    let config = yaml::read(&mut report).and_then(|root| document::compile(&mut report, &root));
+    let (config, warnings) = report.finish(config)?;
+    Ok(Checked { config, warnings })
+}
+
+/// Reads, checks and compiles the policy in a file.
+///
+/// # Errors
+/// As [`parse`]; also when the file cannot be read or is not UTF-8.
+pub fn load(path: &Path) -> Result<Checked, Diagnostics> {
+    let name = path.display().to_string();
+    let bytes = std::fs::read(path).map_err(|e| unreadable(&name, format!("cannot read the policy: {e}")))?;
+    match String::from_utf8(bytes) {
+        Ok(text) => parse(&name, &text),
+        Err(e) => {
+            let good = e.utf8_error().valid_up_to();
+            let line = e.as_bytes()[..good].iter().filter(|b| **b == b'\n').count() + 1;
+            Err(unreadable(&name, format!("the policy is not UTF-8: byte {} in line {line}", good + 1)))
+        }
+    }
+}
+
+fn unreadable(file: &str, message: String) -> Diagnostics {
+    let diagnostic = Diagnostic {
+        severity: Severity::Error,
+        file: file.to_owned(),
+        line: 0,
+        column: 0,
+        length: 1,
+        message,
+        help: None,
+        source_line: None,
+    };
+    Diagnostics { diagnostics: vec![diagnostic], omitted: 0 }
+}
+
+/// Parses arbitrary bytes and checks what holds for every input: no panic, diagnostics that point into
+/// the text, and text for each of them. The entry point of fuzzers.
+///
+/// # Panics
+/// When one of these does not hold.
+pub fn fuzz(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let found = match parse("fuzz", text) {
+        Ok(checked) => {
+            assert!(checked.warnings.iter().all(|d| d.severity == Severity::Warning));
+            checked.warnings
+        }
+        Err(d) => {
+            assert!(d.diagnostics.iter().any(|d| d.severity == Severity::Error));
+            d.diagnostics
+        }
+    };
+    let lines = text.bytes().filter(|b| *b == b'\n').count() + 1;
+    for d in found {
+        assert!((1..=lines).contains(&(d.line as usize)) && d.column >= 1 && d.length >= 1, "{d:?}");
+        let width = d.source_line.as_deref().map_or(0, |l| l.chars().count());
+        assert!(d.column as usize + d.length as usize <= width + 2, "{d:?}");
+        assert!(d.to_string().lines().count() >= 5, "{d}");
+    }
+}

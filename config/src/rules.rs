@@ -1,0 +1,148 @@
+//! Lists of rules: forwarding, tracking and both translations.
+
+use std::collections::HashMap;
+
+use dataplane::policy::{Action, Match, Rule, TrackingRule};
+
+use crate::matching::{Place, conditions};
+use crate::names::Names;
+use crate::read::{Fields, Keys, choice, scalar};
+use crate::report::{Report, Span, short};
+use crate::yaml::{Node, Value};
+
+/// The most rules in a list: connections remember the rule that admitted them in 16 bits.
+const MAX_RULES: usize = 65_000;
+/// The longest name of a rule in bytes.
+const MAX_NAME: usize = 63;
+
+const POLICY: Keys = Keys { known: &["default", "rules"], foreign: &[] };
+const FORWARD: Keys = Keys {
+    known: &["name", "from", "to", "match", "action"],
+    foreign: &[
+        ("source", IN_MATCH),
+        ("destination", IN_MATCH),
+        ("protocol", IN_MATCH),
+        ("port", IN_MATCH),
+        ("source_port", IN_MATCH),
+        ("state", IN_MATCH),
+        ("status", IN_MATCH),
+    ],
+};
+const TRACKING: Keys = Keys {
+    known: &["name", "from", "match", "action"],
+    foreign: &[("source", IN_MATCH), ("destination", IN_MATCH), ("protocol", IN_MATCH), ("port", IN_MATCH)],
+};
+/// Help for a condition that was written beside `match`.
+pub(crate) const IN_MATCH: &str = "conditions stand in `match`";
+
+/// A rule of any list, with what the checks between rules need.
+pub(crate) struct Placed<R> {
+    pub(crate) rule: R,
+    /// Where its name is written.
+    pub(crate) at: Span,
+}
+
+/// Reads the list at `node`: each rule's name and fields, then `one` for what differs between the lists.
+pub(crate) fn list<'t, R>(
+    report: &mut Report<'t>,
+    node: Option<&Node<'t>>,
+    section: &str,
+    keys: &Keys,
+    mut one: impl FnMut(&mut Report<'t>, &Fields<'_, 't>, String) -> Option<R>,
+) -> Vec<Placed<R>> {
+    let Some(node) = node else { return Vec::new() };
+    let Value::List(items) = &node.value else {
+        let message = format!("`{section}` must be a list of rules, not {}", crate::read::kind(node));
+        report.error_help(node.at, message, "begin each rule with `- name: ...`");
+        return Vec::new();
+    };
+    if items.len() > MAX_RULES {
+        report.error(node.at, format!("`{section}` has {} rules: there can be at most {MAX_RULES}", items.len()));
+        return Vec::new();
+    }
+    let mut seen: HashMap<String, Span> = HashMap::new();
+    let mut out = Vec::with_capacity(items.len());
+    for item in items {
+        let Some(fields) = Fields::of(report, item, &format!("a rule of `{section}`"), keys) else { continue };
+        let named = fields.require(report, "name", "a rule");
+        let name = named.and_then(|n| rule_name(report, n)).unwrap_or_default().to_owned();
+        let at = named.map_or(fields.at, |n| n.at);
+        if !name.is_empty()
+            && let Some(first) = seen.insert(name.clone(), at)
+        {
+            let message = format!("`{name}` is already the name of the rule on line {}", report.line_of(first));
+            report.error_help(at, message, "names tell rules apart in counters and listings: give each its own");
+        }
+        if let Some(rule) = one(report, &fields, name) {
+            out.push(Placed { rule, at });
+        }
+    }
+    out
+}
+
+fn rule_name<'n, 't>(report: &mut Report<'t>, node: &'n Node<'t>) -> Option<&'n str> {
+    let name = scalar(report, node, "a name")?;
+    if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
+        let help = format!("at least one printable character, at most {MAX_NAME} bytes");
+        report.error_help(node.at, format!("`{}` cannot be the name of a rule", short(name)), help);
+        return None;
+    }
+    Some(name)
+}
+
+/// Reads `policy`.
+pub(crate) fn policy<'t>(
+    report: &mut Report<'t>,
+    node: Option<&Node<'t>>,
+    names: &Names,
+) -> (Action, Vec<Placed<Rule>>) {
+    let none = (Action::Drop, Vec::new());
+    let Some(node) = node else { return none };
+    let Some(fields) = Fields::of(report, node, "`policy`", &POLICY) else { return none };
+    let default = fields.get("default").and_then(|n| action(report, n)).unwrap_or(Action::Drop);
+    let rules = list(report, fields.get("rules"), "policy.rules", &FORWARD, |report, rule, name| {
+        let matcher = conditions(report, rule, names, Place::Forward);
+        let action = rule.require(report, "action", "a rule").and_then(|n| action(report, n))?;
+        Some(Rule { name, matcher, action })
+    });
+    (default, rules)
+}
+
+fn action<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<Action> {
+    let words = [("accept", Action::Accept), ("drop", Action::Drop), ("reject", Action::Reject)];
+    choice(report, node, "an action", &words)
+}
+
+/// Reads `tracking`.
+pub(crate) fn tracking<'t>(
+    report: &mut Report<'t>,
+    node: Option<&Node<'t>>,
+    names: &Names,
+) -> Vec<Placed<TrackingRule>> {
+    list(report, node, "tracking", &TRACKING, |report, rule, name| {
+        let matcher = conditions(report, rule, names, Place::Tracking);
+        let node = rule.require(report, "action", "a rule")?;
+        choice(report, node, "an action of `tracking`", &[("untracked", ())])?;
+        Some(TrackingRule { name, matcher })
+    })
+}
+
+/// What checks between rules ask of a rule.
+pub(crate) trait Named {
+    fn name(&self) -> &str;
+    fn matcher(&self) -> &Match;
+}
+
+macro_rules! named {
+    ($($t:ty),*) => {$(
+        impl Named for $t {
+            fn name(&self) -> &str {
+                &self.name
+            }
+            fn matcher(&self) -> &Match {
+                &self.matcher
+            }
+        }
+    )*};
+}
+named!(Rule, TrackingRule, dataplane::policy::DestinationNat, dataplane::policy::SourceNat);

@@ -1,0 +1,229 @@
+//! Named sets, and the lists of addresses and ports that rules match.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use dataplane::packet::Address;
+use dataplane::policy::{AddressSet, PortSet};
+
+use crate::address::AddressRange;
+use crate::names::{identifier, is_identifier};
+use crate::port;
+use crate::read::{items, scalar, some_items};
+use crate::report::{Report, short};
+use crate::yaml::{Node, Value};
+
+/// A named set.
+pub(crate) enum Set {
+    Addresses(AddressSet),
+    Ports(PortSet),
+    /// No entries: fits wherever a set fits and matches nothing.
+    Empty,
+    /// Could not be read; using it is no fault of its user.
+    Broken,
+}
+
+/// Named sets by name.
+pub(crate) type Sets = HashMap<String, Set>;
+
+/// Reads `sets`.
+pub(crate) fn sets<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> Sets {
+    let mut out = Sets::new();
+    let Some(node) = node else { return out };
+    let Value::Map(entries) = &node.value else {
+        report.error_help(
+            node.at,
+            format!("`sets` must be a map, not {}", crate::read::kind(node)),
+            "write `sets: { offices: [10.10.0.0/24] }`",
+        );
+        return out;
+    };
+    for (key, value) in entries {
+        if let Some(name) = identifier(report, key, "the name of a set") {
+            let set = one(report, name, value);
+            if matches!(set, Set::Empty) {
+                let help = "rules that use it alone match nothing until it has entries";
+                report.warning(key.at, format!("the set `{name}` is empty"), help);
+            }
+            out.insert(name.to_owned(), set);
+        }
+    }
+    out
+}
+
+fn one<'t>(report: &mut Report<'t>, name: &str, node: &Node<'t>) -> Set {
+    let before = report.errors();
+    let mut addresses = Vec::new();
+    let mut ports = Vec::new();
+    let entries = if matches!(node.value, Value::Null) { &[] } else { items(node) };
+    for item in entries {
+        let Some(text) = scalar(report, item, "an address or a port") else { continue };
+        // An address has a dot or a colon, a port has neither.
+        if text.contains(['.', ':']) || !text.starts_with(|c: char| c.is_ascii_digit()) {
+            addresses.extend(address(report, item, text));
+        } else {
+            ports.extend(port_range(report, item, text));
+        }
+        if !addresses.is_empty() && !ports.is_empty() {
+            let help = "make two sets of it";
+            report.error_help(item.at, format!("the set `{name}` mixes addresses and ports"), help);
+            break;
+        }
+    }
+    if report.errors() > before {
+        Set::Broken
+    } else if !ports.is_empty() {
+        Set::Ports(PortSet::new(ports))
+    } else if !addresses.is_empty() {
+        Set::Addresses(AddressSet::new(addresses))
+    } else {
+        Set::Empty
+    }
+}
+
+/// The addresses a rule names: literals, sets, or a list that mixes them.
+pub(crate) fn addresses<'t>(report: &mut Report<'t>, node: &Node<'t>, sets: &Sets, key: &str) -> Option<AddressSet> {
+    let help = "leave the key out to match every address";
+    let list = some_items(report, node, &format!("`{key}`"), help)?;
+    let mut ranges = Vec::new();
+    for item in list {
+        let Some(text) = scalar(report, item, "an address or the name of a set") else { continue };
+        if !is_identifier(text) {
+            ranges.extend(address(report, item, text));
+            continue;
+        }
+        match sets.get(text) {
+            // The one set alone is shared, not copied: many rules may use a large one.
+            Some(Set::Addresses(set)) if list.len() == 1 => return Some(set.clone()),
+            Some(Set::Addresses(set)) => ranges.extend(ranges_of(set)),
+            Some(Set::Empty | Set::Broken) => {}
+            Some(Set::Ports(_)) => {
+                report.error(item.at, format!("`{text}` is a set of ports: `{key}` wants addresses"));
+            }
+            None => report.unknown(item.at, "set", text, of_kind(sets, |s| matches!(s, Set::Addresses(_)))),
+        }
+    }
+    Some(AddressSet::new(ranges))
+}
+
+/// The ports a rule names: literals, sets, or a list that mixes them.
+pub(crate) fn ports<'t>(report: &mut Report<'t>, node: &Node<'t>, sets: &Sets, key: &str) -> Option<PortSet> {
+    let help = "leave the key out to match every port";
+    let list = some_items(report, node, &format!("`{key}`"), help)?;
+    let mut ranges = Vec::new();
+    for item in list {
+        let Some(text) = scalar(report, item, "a port or the name of a set") else { continue };
+        if !is_identifier(text) {
+            ranges.extend(port_range(report, item, text));
+            continue;
+        }
+        match sets.get(text) {
+            Some(Set::Ports(set)) => ranges.extend_from_slice(set.ranges()),
+            Some(Set::Empty | Set::Broken) => {}
+            Some(Set::Addresses(_)) => {
+                report.error(item.at, format!("`{text}` is a set of addresses: `{key}` wants ports"));
+            }
+            None => match port::service(text) {
+                Some(n) => {
+                    let help = format!("ports are numbers: write {n}");
+                    report.error_help(item.at, format!("unknown set `{text}`"), help);
+                }
+                None => report.unknown(item.at, "set", text, of_kind(sets, |s| matches!(s, Set::Ports(_)))),
+            },
+        }
+    }
+    Some(PortSet::new(ranges))
+}
+
+fn of_kind(sets: &Sets, kind: fn(&Set) -> bool) -> Vec<&str> {
+    let mut names: Vec<&str> = sets.iter().filter(|(_, s)| kind(s)).map(|(n, _)| n.as_str()).collect();
+    names.sort_unstable();
+    names
+}
+
+/// Addresses without names of sets, as a pool has them.
+pub(crate) fn literal_addresses<'t>(report: &mut Report<'t>, list: &[Node<'t>]) -> Vec<(IpAddr, IpAddr)> {
+    let mut ranges = Vec::new();
+    for item in list {
+        if let Some(text) = scalar(report, item, "an address") {
+            ranges.extend(address(report, item, text));
+        }
+    }
+    ranges
+}
+
+fn address<'t>(report: &mut Report<'t>, node: &Node<'t>, text: &str) -> Option<(IpAddr, IpAddr)> {
+    match text.parse::<AddressRange>() {
+        Ok(r) => Some((r.first(), r.last())),
+        Err(e) => {
+            match e.help() {
+                Some(help) => report.error_help(node.at, e.to_string(), help),
+                None => report.error(node.at, e.to_string()),
+            }
+            None
+        }
+    }
+}
+
+/// One port or range of ports.
+pub(crate) fn port_range<'t>(report: &mut Report<'t>, node: &Node<'t>, text: &str) -> Option<(u16, u16)> {
+    match port::parse(text) {
+        Ok(r) => Some(r),
+        Err(e) => {
+            match e.help() {
+                Some(help) => report.error_help(node.at, e.to_string(), help),
+                None => report.error(node.at, e.to_string()),
+            }
+            None
+        }
+    }
+}
+
+/// One port, not 0 and not a range.
+pub(crate) fn single_port<'t>(report: &mut Report<'t>, node: &Node<'t>, what: &str) -> Option<u16> {
+    let text = scalar(report, node, what)?;
+    match port_range(report, node, text)? {
+        (0, _) => report.error(node.at, format!("{what} cannot be 0")),
+        (first, last) if first != last => {
+            report.error_help(node.at, format!("{what} must be one port"), format!("write {first}"));
+        }
+        (port, _) => return Some(port),
+    }
+    None
+}
+
+/// One address, not a prefix or range, that a packet can be sent to.
+pub(crate) fn single_address<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<IpAddr> {
+    let text = scalar(report, node, "an address")?;
+    let parsed = text.parse::<IpAddr>();
+    match parsed {
+        Ok(a) if sendable(a) => return Some(a),
+        Ok(a) => report.error(node.at, format!("`{a}` is not an address packets can be forwarded to")),
+        Err(_) if text.parse::<AddressRange>().is_ok() => {
+            report.error_help(node.at, format!("`{text}` is more than one address"), "list the addresses one by one");
+        }
+        Err(_) if text.parse::<std::net::SocketAddr>().is_ok() => report.error_help(
+            node.at,
+            format!("`{text}` is an address with a port"),
+            "write the port as a key of its own, `port`",
+        ),
+        Err(_) => report.error_help(
+            node.at,
+            format!("`{}` is not an address", short(text)),
+            "write an IPv4 or IPv6 address; names of hosts are not looked up",
+        ),
+    }
+    None
+}
+
+/// Whether an address can be a destination or source of forwarded packets.
+pub(crate) fn sendable(a: IpAddr) -> bool {
+    let broadcast = matches!(a, IpAddr::V4(v4) if v4.is_broadcast());
+    !(a.is_unspecified() || a.is_multicast() || a.is_loopback() || broadcast)
+}
+
+/// The ranges of both families.
+pub(crate) fn ranges_of(set: &AddressSet) -> impl Iterator<Item = (IpAddr, IpAddr)> {
+    let v4 = set.ranges_v4().iter().map(|(a, b)| (a.ip(), b.ip()));
+    v4.chain(set.ranges_v6().iter().map(|(a, b)| (a.ip(), b.ip())))
+}

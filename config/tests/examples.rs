@@ -1,0 +1,39 @@
+//! The example policies are valid and say what their comments say.
+
+use std::path::Path;
+
+use dataplane::policy::SourceTranslation;
+
+fn load(name: &str) -> config::Config {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
+    let checked = config::load(&path).unwrap_or_else(|e| panic!("{e}"));
+    assert!(checked.warnings.is_empty(), "{:?}", checked.warnings);
+    checked.config
+}
+
+#[test]
+fn home() {
+    let c = load("home.yaml");
+    assert_eq!(c.policy.zones, ["inside", "guests", "outside"]);
+    assert!(c.policy.strict_reverse_path);
+    assert_eq!(c.policy.source_nat.len(), 2);
+    assert_eq!(c.policy.rules.len(), 7);
+}
+
+#[test]
+fn office_dmz() {
+    let c = load("office-dmz.yaml");
+    assert_eq!(c.policy.timeouts.udp, 45);
+    assert_eq!(c.helpers.iter().map(|h| h.port).collect::<Vec<_>>(), [21, 2121]);
+    assert_eq!(c.policy.source_nat[0].translate, SourceTranslation::None);
+    assert_eq!(c.policy.destination_nat[0].to.len(), 2);
+}
+
+#[test]
+fn datacentre() {
+    let c = load("datacentre.yaml");
+    assert_eq!(c.workers.cpus.as_deref(), Some(&[2, 3, 4, 5, 6, 7, 8, 9][..]));
+    assert_eq!(c.policy.max_connections, 10_000_000);
+    assert_eq!(c.policy.tracking.len(), 1);
+    assert_eq!(c.policy.icmp_errors_per_second, 5000);
+}

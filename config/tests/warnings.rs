@@ -1,0 +1,166 @@
+//! Policies that are valid, and what is said about them.
+
+use config::parse;
+
+const HEAD: &str = "version: 1
+interfaces:
+  lan: { device: eth1, zone: inside }
+  wan: { device: eth0, zone: outside }
+";
+
+/// `line:column message` of each warning.
+fn warnings(sections: &str) -> Vec<String> {
+    let checked = parse("p.yaml", &format!("{HEAD}{sections}")).unwrap_or_else(|d| panic!("{d}"));
+    checked.warnings.iter().map(|d| format!("{}:{} {}", d.line, d.column, d.message)).collect()
+}
+
+/// Whether a rule with the conditions `late` is said to never match behind one with `early`.
+fn covered(early: &str, late: &str) -> bool {
+    let text = format!(
+        "sets:
+  all: [10.0.0.0/8, 192.0.2.1, 192.0.2.3, 192.0.2.5, 192.0.2.7, 192.0.2.9, 192.0.2.11, 192.0.2.13, 192.0.2.15]
+  few: [10.1.0.0/16, 192.0.2.1, 192.0.2.3, 192.0.2.5, 192.0.2.7, 192.0.2.9, 192.0.2.11, 192.0.2.13, 192.0.2.15]
+policy:
+  rules:
+    - {{ name: early, match: {early}, action: accept }}
+    - {{ name: late, match: {late}, action: drop }}
+"
+    );
+    let w = warnings(&text);
+    assert!(w.is_empty() || w == ["11:15 `late` never matches"], "{w:?}");
+    !w.is_empty()
+}
+
+#[test]
+fn covered_rules() {
+    for (early, late) in [
+        ("{}", "{}"),
+        ("{}", "{ from: inside, port: 80 }"),
+        ("{ from: inside }", "{ from: inside, to: outside }"),
+        ("{ from: [inside, outside] }", "{ from: outside }"),
+        ("{ protocol: [tcp, udp] }", "{ protocol: tcp, port: 80 }"),
+        ("{ port: 1-1000 }", "{ port: [80, 443] }"),
+        ("{ port: [80, 443] }", "{ port: 443, protocol: tcp }"),
+        ("{ source_port: 1-1000 }", "{ source_port: 5 }"),
+        ("{ source: 10.0.0.0/8 }", "{ source: [10.1.0.0/16, 10.2.0.1] }"),
+        ("{ destination: '2001:db8::/32' }", "{ destination: '2001:db8::1' }"),
+        ("{ source: all }", "{ source: few }"),
+        ("{ source: all }", "{ source: all }"),
+        ("{ state: [established, related] }", "{ state: related }"),
+        ("{ status: dst_nat }", "{ status: [dst_nat, assured] }"),
+    ] {
+        assert!(covered(early, late), "{early} covers {late}");
+    }
+}
+
+#[test]
+fn rules_that_are_not_covered() {
+    for (early, late) in [
+        ("{ from: inside }", "{}"),
+        ("{ from: inside }", "{ from: [inside, outside] }"),
+        ("{ from: inside }", "{ to: inside }"),
+        ("{ protocol: tcp }", "{ protocol: [tcp, udp] }"),
+        ("{ protocol: tcp }", "{ port: 80 }"),
+        ("{ port: 0-65535 }", "{}"),
+        ("{ port: [80, 443] }", "{ port: 80-443 }"),
+        ("{ port: 80 }", "{ source_port: 80 }"),
+        ("{ source: 10.0.0.0/8 }", "{ source: [10.1.0.0/16, 11.0.0.1] }"),
+        ("{ source: 10.0.0.0/8 }", "{ source: [10.1.0.0/16, '2001:db8::1'] }"),
+        ("{ source: '2001:db8::/32' }", "{ source: 10.0.0.1 }"),
+        ("{ source: few }", "{ source: all }"),
+        ("{ source: few }", "{ source: 10.2.0.1 }"),
+        ("{ state: related }", "{ state: [established, related] }"),
+        ("{ status: [dst_nat, assured] }", "{ status: dst_nat }"),
+    ] {
+        assert!(!covered(early, late), "{early} does not cover {late}");
+    }
+}
+
+#[test]
+fn covered_translations_and_tracking() {
+    let w = warnings(
+        "tracking:
+  - { name: a, match: { protocol: udp }, action: untracked }
+  - { name: b, match: { protocol: udp, port: 53 }, action: untracked }
+nat:
+  source:
+    - { name: a, translate: masquerade }
+    - { name: b, from: inside, translate: none }
+  destination:
+    - { name: a, match: { port: 80 }, translate: { to: 10.0.0.2 } }
+    - { name: b, match: { port: 80, protocol: tcp }, translate: { to: 10.0.0.3 } }
+policy: { default: accept }
+",
+    );
+    assert_eq!(w, ["7:13 `b` never matches", "11:15 `b` never matches", "14:15 `b` never matches"]);
+}
+
+#[test]
+fn the_warning_names_the_covering_rule() {
+    let text = format!(
+        "{HEAD}policy:\n  rules:\n    - {{ name: all, action: accept }}\n    - {{ name: late, match: {{ port: 1 }}, action: drop }}\n"
+    );
+    let warnings = parse("p.yaml", &text).expect("valid").warnings;
+    assert_eq!(
+        warnings[0].to_string(),
+        "warning: `late` never matches
+ --> p.yaml:8:15
+  |
+8 |     - { name: late, match: { port: 1 }, action: drop }
+  |               ^^^^
+  = help: `all` on line 7 matches all of its packets first: move or remove one of them
+"
+    );
+}
+
+#[test]
+fn a_policy_that_accepts_nothing() {
+    assert_eq!(warnings("policy: { default: drop }\n"), ["5:1 the policy accepts nothing"]);
+    assert_eq!(warnings("conntrack:\n"), ["1:1 the policy accepts nothing"]);
+    assert!(warnings("policy: { default: accept }\n").is_empty());
+}
+
+/// Warnings about a destination translation of ports 8000 to 8009 of 198.51.100.1 to ports from 80 of
+/// 10.0.0.2, from outside, under a policy with one accepting rule.
+fn in_vain(rule: &str) -> bool {
+    let w = warnings(&format!(
+        "nat:
+  destination:
+    - name: web
+      from: outside
+      match: {{ protocol: tcp, destination: 198.51.100.1, port: 8000-8009 }}
+      translate: {{ to: 10.0.0.2, port: 80 }}
+policy:
+  rules:
+    - {{ name: x, match: {rule}, action: accept }}
+"
+    ));
+    assert!(w.is_empty() || w == ["7:13 no rule accepts what `web` translates, so it has no effect"], "{w:?}");
+    !w.is_empty()
+}
+
+#[test]
+fn translations_in_vain() {
+    for rule in [
+        "{ state: [established, related] , from: inside }",
+        "{ from: inside }",
+        "{ destination: 198.51.100.1 }",
+        "{ port: 8000 }",
+        "{ protocol: udp }",
+        "{ status: src_nat }",
+        "{ state: [established, invalid] }",
+        "{ destination: '2001:db8::/32' }",
+    ] {
+        assert!(in_vain(rule), "{rule}");
+    }
+    for rule in [
+        "{}",
+        "{ status: dst_nat }",
+        "{ state: new, from: outside }",
+        "{ destination: 10.0.0.0/8, port: 89 }",
+        "{ to: inside, protocol: [udp, tcp] }",
+        "{ source: 192.0.2.0/24 }",
+    ] {
+        assert!(!in_vain(rule), "{rule}");
+    }
+}

@@ -1,0 +1,86 @@
+//! The command line.
+
+mod client;
+mod conntrack;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A stateful NAT gateway in user space.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the gateway in the foreground
+    Run {
+        /// The policy's file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Check a policy; exits with 0 when it is valid
+    Check {
+        /// The policy's file
+        file: PathBuf,
+        /// Print the findings as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show how the gateway is; exits with 0 once packets flow, else with 1 and the reason
+    Status {
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Look at the connections, and delete them
+    Conntrack {
+        #[command(subcommand)]
+        verb: conntrack::Verb,
+    },
+}
+
+/// What every verb that talks to a running daemon takes.
+#[derive(Debug, Args)]
+struct Client {
+    /// The daemon's control socket
+    #[arg(long, value_name = "PATH", default_value = "/run/sluice/control.sock")]
+    socket: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+/// What went wrong, for people.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.verb {
+        Verb::Run { config } => crate::daemon::run(&config),
+        Verb::Check { file, json } => check(&file, json),
+        Verb::Status { client } => status::run(&client),
+        Verb::Conntrack { verb } => conntrack::run(verb),
+    }
+}
+
+fn check(file: &std::path::Path, json: bool) -> anyhow::Result<ExitCode> {
+    let (found, valid) = match config::load(file) {
+        Ok(checked) => (config::Diagnostics { diagnostics: checked.warnings, omitted: 0 }, true),
+        Err(found) => (found, false),
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&found)?);
+    } else {
+        eprint!("{found}");
+        if valid {
+            println!("{} is valid", file.display());
+        }
+    }
+    Ok(if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

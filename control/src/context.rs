@@ -1,0 +1,123 @@
+//! What the parts of the control thread know of the running gateway.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use dataplane::io::xsk::Monitor;
+use dataplane::worker::counters::Counters;
+use dataplane::worker::shared::Shared;
+
+use crate::daemon::Steering;
+use crate::mirror;
+
+/// The running gateway.
+pub(crate) struct Context {
+    /// What the workers share.
+    pub(crate) shared: Arc<Shared>,
+    /// Figures about the mirror.
+    pub(crate) mirror: Arc<mirror::Stats>,
+    /// Every queue that is bound to a worker.
+    pub(crate) queues: Vec<Queue>,
+    /// The kernel's index of each interface's device when it was attached.
+    pub(crate) attached: Vec<u32>,
+    /// The steering programs.
+    pub(crate) steering: Arc<Steering>,
+    /// Each worker's CPU and load.
+    pub(crate) workers: Vec<WorkerState>,
+    /// The policy's file.
+    pub(crate) file: PathBuf,
+    /// When the daemon started.
+    pub(crate) started: SystemTime,
+    /// Set once the workers run.
+    pub(crate) running: AtomicBool,
+}
+
+/// One queue of one interface.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    /// Index of the interface in the policy.
+    pub(crate) interface: usize,
+    /// Number of the queue.
+    pub(crate) queue: u32,
+    /// The worker that owns it.
+    pub(crate) worker: usize,
+    /// How the XDP program is attached: `native` or `generic`.
+    pub(crate) xdp: &'static str,
+    /// How frames get to the worker: `zero-copy` or `copy`.
+    pub(crate) mode: &'static str,
+    /// Reads the socket's statistics.
+    pub(crate) monitor: Option<Monitor>,
+}
+
+/// What the control thread knows of a worker.
+#[derive(Debug)]
+pub(crate) struct WorkerState {
+    /// The CPU it is pinned to.
+    pub(crate) cpu: Option<usize>,
+    /// Whether its thread runs.
+    pub(crate) alive: AtomicBool,
+    load: Mutex<Load>,
+}
+
+#[derive(Debug)]
+struct Load {
+    busy_ns: u64,
+    at: Instant,
+    ratio: f64,
+}
+
+impl WorkerState {
+    /// A worker on this CPU that does not run yet.
+    pub(crate) fn new(cpu: Option<usize>) -> Self {
+        let load = Load { busy_ns: 0, at: Instant::now(), ratio: 0.0 };
+        WorkerState { cpu, alive: AtomicBool::new(false), load: Mutex::new(load) }
+    }
+
+    /// Measures the load since the last call; to be called about once a second.
+    pub(crate) fn sample(&self, c: &Counters) {
+        let mut l = self.load.lock().unwrap_or_else(PoisonError::into_inner);
+        let (busy_ns, now) = (c.busy_ns.get(), Instant::now());
+        let passed = now.duration_since(l.at).as_nanos().max(1) as f64;
+        let ratio = (busy_ns.saturating_sub(l.busy_ns) as f64 / passed).min(1.0);
+        *l = Load { busy_ns, at: now, ratio };
+    }
+
+    /// The part of the last second that it spent on packets, 0 to 1.
+    pub(crate) fn load(&self) -> f64 {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner).ratio
+    }
+}
+
+impl Context {
+    /// Whether packets flow: workers run, and enough interfaces are up to forward between.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        if self.shared.stop.load(Ordering::Relaxed) {
+            return Err("the daemon is stopping".to_owned());
+        }
+        if !self.running.load(Ordering::Acquire) {
+            return Err("the workers have not started yet".to_owned());
+        }
+        if let Some(w) = self.workers.iter().position(|w| !w.alive.load(Ordering::Relaxed)) {
+            return Err(format!("worker {w} has ended; see the daemon's log"));
+        }
+        let current = self.shared.current.load();
+        let mut up = 0;
+        let mut trouble = Vec::new();
+        for ((p, i), attached) in current.policy.interfaces.iter().zip(&current.fib.interfaces).zip(&self.attached) {
+            let name = format!("interface {} ({})", p.name, p.device);
+            match i.ifindex {
+                0 => trouble.push(format!("{name} does not exist any more")),
+                n if n != *attached => trouble.push(format!("{name} was made anew: restart sluice to attach to it")),
+                _ if !i.up => trouble.push(format!("{name} is down or has no carrier")),
+                _ => up += 1,
+            }
+        }
+        // One interface can be enough to forward (a router on a stick), a second makes it the common case.
+        if up < self.attached.len().min(2) { Err(trouble.join("; ")) } else { Ok(()) }
+    }
+}

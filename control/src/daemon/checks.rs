@@ -1,0 +1,89 @@
+//! What is looked at before anything is opened.
+
+use std::fs;
+
+use anyhow::bail;
+use config::Config;
+
+/// Capabilities that are needed, with their numbers in linux/capability.h. BPF programs need CAP_BPF, or
+/// CAP_SYS_ADMIN where the container runtime does not know that.
+const NEEDED: [(&str, &[u32]); 4] = [
+    ("CAP_NET_ADMIN", &[12]),
+    ("CAP_NET_RAW", &[13]),
+    ("CAP_IPC_LOCK", &[14]),
+    ("CAP_BPF (or CAP_SYS_ADMIN)", &[39, 21]),
+];
+
+/// Checks that the process has the capabilities it will need.
+pub(super) fn privileges() -> anyhow::Result<()> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+    // Without /proc nothing can be said beforehand.
+    let Some(effective) = effective.and_then(|l| u64::from_str_radix(l.trim(), 16).ok()) else { return Ok(()) };
+    let missing = missing(effective);
+    if !missing.is_empty() {
+        bail!(
+            "missing {}: run sluice as root, or give it these capabilities (AmbientCapabilities= in a systemd unit, \
+             --cap-add for a container)",
+            missing.join(", ")
+        );
+    }
+    Ok(())
+}
+
+fn missing(effective: u64) -> Vec<&'static str> {
+    NEEDED.iter().filter(|(_, any)| any.iter().all(|n| effective >> n & 1 == 0)).map(|(name, _)| *name).collect()
+}
+
+/// Says what the kernel's own forwarding means together with `on_failure`.
+pub(super) fn forwarding(open: bool) {
+    let on = |path: &str| fs::read_to_string(path).is_ok_and(|s| s.trim() == "1");
+    let forwards = on("/proc/sys/net/ipv4/ip_forward") || on("/proc/sys/net/ipv6/conf/all/forwarding");
+    match (open, forwards) {
+        (true, false) => tracing::warn!(
+            "io.on_failure is open, but the kernel does not forward: set the sysctl net.ipv4.ip_forward to 1, or what \
+             the kernel gets after a crash goes nowhere"
+        ),
+        (false, true) => tracing::info!(
+            "the kernel forwards too (net.ipv4.ip_forward or its IPv6 counterpart): sluice keeps transit traffic from \
+             it while it runs and after a crash, but not after a clean stop"
+        ),
+        _ => {}
+    }
+}
+
+/// The CPU of each worker, `None` for one that is not pinned; as many as there are to be workers.
+pub(super) fn cpus(config: &Config, queues: &[(String, u32)]) -> anyhow::Result<Vec<Option<usize>>> {
+    let available: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|c| c.id).collect();
+    let least = queues.iter().map(|(_, n)| *n as usize).min().unwrap_or(1);
+    if let Some(cpus) = &config.workers.cpus {
+        if let Some(cpu) = cpus.iter().find(|c| !available.contains(c)) {
+            bail!("workers.cpus names CPU {cpu}, which sluice may not use: it may use {}", list(&available));
+        }
+        return Ok(cpus.iter().map(|c| Some(*c)).collect());
+    }
+    let count = config.workers.count.map_or(least.min(available.len().max(1)), usize::from);
+    if count > available.len() {
+        tracing::warn!("{count} workers share {} CPUs; they are not pinned", available.len());
+        return Ok(vec![None; count]);
+    }
+    Ok(available.into_iter().take(count).map(Some).collect())
+}
+
+fn list(cpus: &[usize]) -> String {
+    cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_capabilities_are_named() {
+        assert!(missing(u64::MAX).is_empty());
+        assert_eq!(missing(0).len(), 4);
+        // Docker's default set has CAP_NET_RAW.
+        assert_eq!(missing(0xa804_25fb), ["CAP_NET_ADMIN", "CAP_IPC_LOCK", "CAP_BPF (or CAP_SYS_ADMIN)"]);
+        assert_eq!(missing(1 << 12 | 1 << 13 | 1 << 14 | 1 << 21), [""; 0]);
+    }
+}

@@ -1,0 +1,150 @@
+//! The steering programs of all interfaces together.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context;
+use dataplane::io::punt::Ingress;
+use dataplane::io::steer::{self, LocalKind, Steer, SteerCounters};
+use dataplane::io::xsk::{IoMode, XskPort};
+use dataplane::policy::Policy;
+use dataplane::route::Interface;
+
+use crate::mirror::LocalAddresses;
+
+/// One steering program for each interface of the policy, in its order.
+pub(crate) struct Steering(Mutex<Vec<One>>);
+
+struct One {
+    /// As messages name it: `interface lan`.
+    name: String,
+    steer: Steer,
+    mac: [u8; 6],
+    accept_dhcp: bool,
+}
+
+impl Steering {
+    /// Loads the programs; nothing is attached yet.
+    ///
+    /// # Errors
+    /// When a device does not exist or the kernel refuses a program.
+    pub(crate) fn load(policy: &Policy, on_failure: config::OnFailure) -> anyhow::Result<Self> {
+        let on_failure = match on_failure {
+            config::OnFailure::Closed => steer::OnFailure::Closed,
+            config::OnFailure::Open => steer::OnFailure::Open,
+        };
+        let load = |i: &dataplane::policy::InterfacePolicy| {
+            let name = format!("interface {}", i.name);
+            let steer = Steer::load(&i.device, on_failure).with_context(|| name.clone())?;
+            let mac = steer.link().mac;
+            Ok(One { name, steer, mac, accept_dhcp: false })
+        };
+        Ok(Steering(Mutex::new(policy.interfaces.iter().map(load).collect::<anyhow::Result<_>>()?)))
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<One>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Each device's number of receive queues.
+    pub(crate) fn receive_queues(&self) -> Vec<(String, u32)> {
+        self.all().iter().map(|o| (o.steer.link().name.clone(), o.steer.link().rx_queues)).collect()
+    }
+
+    /// Each device's index in the kernel.
+    pub(crate) fn indices(&self) -> Vec<u32> {
+        self.all().iter().map(|o| o.steer.link().index).collect()
+    }
+
+    /// How frames are handed to the kernel on each interface; final once the programs are attached.
+    pub(crate) fn ingress(&self) -> Vec<Ingress> {
+        self.all().iter().map(|o| o.steer.ingress()).collect()
+    }
+
+    /// Gives a queue's frames to the worker's ports, one for each interface.
+    ///
+    /// # Errors
+    /// When the kernel refuses a socket.
+    pub(crate) fn set_sockets(&self, queue: u32, ports: &[XskPort]) -> anyhow::Result<()> {
+        for (o, p) in self.all().iter_mut().zip(ports) {
+            o.steer.set_socket(queue, p).with_context(|| o.name.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Tells the programs the host's addresses, and what has changed about their own interfaces.
+    ///
+    /// # Errors
+    /// When there are too many addresses or the kernel refuses.
+    pub(crate) fn update(&self, interfaces: &[Interface], local: &LocalAddresses) -> anyhow::Result<()> {
+        let kind = |translated: bool| if translated { LocalKind::Translated } else { LocalKind::Host };
+        let addresses: Vec<_> = local.iter().map(|(a, t)| (*a, kind(*t))).collect();
+        for (o, i) in self.all().iter_mut().zip(interfaces) {
+            let mut set = || {
+                o.steer.replace_locals(&addresses)?;
+                if i.ifindex == o.steer.link().index && i.mac.0 != o.mac {
+                    o.mac = i.mac.0;
+                    o.steer.set_mac(o.mac)?;
+                }
+                if i.v4.is_empty() != o.accept_dhcp {
+                    o.accept_dhcp = i.v4.is_empty();
+                    o.steer.set_accept_dhcp(o.accept_dhcp)?;
+                }
+                Ok::<_, steer::SteerError>(())
+            };
+            set().with_context(|| o.name.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Attaches all programs. Returns the mode of each.
+    ///
+    /// # Errors
+    /// When the kernel refuses one; those attached before it stay so until [`Steering::detach`].
+    pub(crate) fn attach(&self, mode: config::IoMode) -> anyhow::Result<Vec<&'static str>> {
+        let mode = match mode {
+            config::IoMode::Auto => IoMode::Auto,
+            config::IoMode::ZeroCopy => IoMode::ZeroCopy,
+            config::IoMode::Copy => IoMode::Copy,
+            config::IoMode::Generic => IoMode::Generic,
+        };
+        let attach = |o: &mut One| {
+            let device = o.steer.link().name.clone();
+            let a = o.steer.attach(mode).with_context(|| o.name.clone())?;
+            if a.replaced {
+                tracing::info!("{device}: replaced the XDP program of a sluice that did not end cleanly");
+            }
+            if let Some(refused) = a.native_refused {
+                tracing::warn!("{device}: generic XDP, because the kernel refuses the native mode: {refused}");
+            }
+            Ok(match a.mode {
+                dataplane::io::link::XdpMode::Native => "native",
+                dataplane::io::link::XdpMode::Generic => "generic",
+                dataplane::io::link::XdpMode::Offloaded => "offloaded",
+            })
+        };
+        self.all().iter_mut().map(attach).collect()
+    }
+
+    /// Gives a sign of life.
+    pub(crate) fn heartbeat(&self) {
+        for o in self.all().iter_mut() {
+            if let Err(e) = o.steer.heartbeat(crate::sys::monotonic_ns()) {
+                tracing::warn!("{}: {e}", o.name);
+            }
+        }
+    }
+
+    /// What each program has done so far; `None` where the kernel does not say.
+    pub(crate) fn counters(&self) -> Vec<Option<SteerCounters>> {
+        self.all().iter().map(|o| o.steer.counters().ok()).collect()
+    }
+
+    /// Takes the programs off their interfaces.
+    pub(crate) fn detach(&self) {
+        for o in self.all().iter_mut() {
+            if let Err(e) = o.steer.detach() {
+                tracing::error!("{}: {e}", o.name);
+            }
+        }
+    }
+}

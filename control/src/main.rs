@@ -1,0 +1,28 @@
+//! Sluice: a stateful NAT gateway in user space. The daemon and its command line.
+
+mod cli;
+mod context;
+mod daemon;
+mod expiry;
+mod format;
+mod metrics;
+mod mirror;
+mod punt;
+mod socket;
+mod status;
+mod sys;
+mod wire;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match cli::run(cli::Cli::parse()) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("sluice: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The kernel's links and their addresses.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use dataplane::packet::{Address, V4, V6};
+use dataplane::policy::{InterfaceId, InterfacePolicy};
+use dataplane::route::{Interface, Mac};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+
+/// What is kept of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Link {
+    name: String,
+    mac: Mac,
+    mtu: u32,
+    /// Administratively up.
+    up: bool,
+    /// Has carrier.
+    carrier: bool,
+}
+
+/// What is kept of an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct LinkAddress {
+    address: IpAddr,
+    prefix: u8,
+    /// Its place among the link's addresses: of link scope, deprecated, secondary or temporary; false first.
+    rank: (bool, bool, bool),
+}
+
+/// What a change of a link or an address means for the routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Nothing that is mirrored changed.
+    None,
+    /// Interfaces changed.
+    Interfaces,
+    /// The kernel may have dropped or revived routes without a message: for IPv4 it reports neither the
+    /// routes that leave with a device or a preferred source address nor next hops that die or revive.
+    Routes,
+}
+
+/// All links of the kernel by index.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    links: BTreeMap<u32, Link>,
+    addresses: HashMap<u32, Vec<LinkAddress>>,
+}
+
+impl Links {
+    /// A link as the kernel describes it now.
+    pub(super) fn set(&mut self, m: &LinkMessage) -> Effect {
+        if m.header.interface_family != AddressFamily::Unspec {
+            return Effect::None;
+        }
+        let flags = m.header.flags;
+        let mut link = Link {
+            name: String::new(),
+            mac: Mac::default(),
+            mtu: 0,
+            up: flags.contains(LinkFlags::Up),
+            carrier: flags.contains(LinkFlags::LowerUp),
+        };
+        for a in &m.attributes {
+            match a {
+                LinkAttribute::IfName(n) => link.name.clone_from(n),
+                LinkAttribute::Mtu(n) => link.mtu = *n,
+                LinkAttribute::Address(b) => link.mac = b.as_slice().try_into().map(Mac).unwrap_or_default(),
+                _ => {}
+            }
+        }
+        let old = self.links.insert(m.header.index, link.clone());
+        match old {
+            Some(old) if old == link => Effect::None,
+            Some(old) if (old.up, old.carrier) == (link.up, link.carrier) => Effect::Interfaces,
+            _ => Effect::Routes,
+        }
+    }
+
+    /// A link that is gone.
+    pub(super) fn remove(&mut self, m: &LinkMessage) -> Effect {
+        // A bridge reports a port that leaves it as a deleted link of family AF_BRIDGE.
+        if m.header.interface_family != AddressFamily::Unspec || self.links.remove(&m.header.index).is_none() {
+            return Effect::None;
+        }
+        self.addresses.remove(&m.header.index);
+        Effect::Routes
+    }
+
+    /// An address as the kernel describes it now.
+    pub(super) fn set_address(&mut self, m: &AddressMessage) -> Effect {
+        let Some(new) = read_address(m) else { return self.remove_address(m) };
+        let all = self.addresses.entry(m.header.index).or_default();
+        if all.contains(&new) {
+            return Effect::None;
+        }
+        all.retain(|a| (a.address, a.prefix) != (new.address, new.prefix));
+        let at = all.partition_point(|a| a.rank <= new.rank);
+        all.insert(at, new);
+        Effect::Interfaces
+    }
+
+    /// An address that is gone.
+    pub(super) fn remove_address(&mut self, m: &AddressMessage) -> Effect {
+        let (Some(all), Some(gone)) = (self.addresses.get_mut(&m.header.index), address_of(m)) else {
+            return Effect::None;
+        };
+        let before = all.len();
+        all.retain(|a| (a.address, a.prefix) != (gone, m.header.prefix_len));
+        if all.len() == before { Effect::None } else { Effect::Routes }
+    }
+
+    /// The policy's interfaces with what is known of their devices; index 0 and down where there is none.
+    pub(super) fn interfaces(&self, policy: &[InterfacePolicy]) -> Vec<Interface> {
+        policy
+            .iter()
+            .map(|p| match self.links.iter().find(|(_, l)| l.name == p.device) {
+                None => Interface { zone: p.zone, ..Interface::default() },
+                Some((index, l)) => Interface {
+                    ifindex: *index,
+                    mac: l.mac,
+                    mtu: u16::try_from(l.mtu).unwrap_or(u16::MAX),
+                    up: l.up && l.carrier,
+                    zone: p.zone,
+                    v4: self.of_family::<V4>(*index),
+                    v6: self.of_family::<V6>(*index),
+                },
+            })
+            .collect()
+    }
+
+    fn of_family<A: Address>(&self, index: u32) -> Vec<(A, u8)> {
+        let all = self.addresses.get(&index).map_or(&[][..], Vec::as_slice);
+        all.iter().filter_map(|a| Some((A::from_ip(a.address)?, a.prefix))).collect()
+    }
+}
+
+/// The policy's interfaces by the kernel's index.
+pub(super) fn by_index(interfaces: &[Interface]) -> HashMap<u32, InterfaceId> {
+    let all = interfaces.iter().zip(0..);
+    all.filter(|(i, _)| i.ifindex != 0).map(|(i, id)| (i.ifindex, id)).collect()
+}
+
+/// The link's own address; with a peer, `IFA_ADDRESS` is the peer's.
+fn address_of(m: &AddressMessage) -> Option<IpAddr> {
+    let local = m.attributes.iter().find_map(|a| match a {
+        AddressAttribute::Local(a) => Some(*a),
+        _ => None,
+    });
+    local.or_else(|| {
+        m.attributes.iter().find_map(|a| match a {
+            AddressAttribute::Address(a) => Some(*a),
+            _ => None,
+        })
+    })
+}
+
+/// The address with its rank; `None` when it cannot be used (yet), as during duplicate address detection.
+fn read_address(m: &AddressMessage) -> Option<LinkAddress> {
+    let address = address_of(m)?;
+    let flags = m
+        .attributes
+        .iter()
+        .find_map(|a| match a {
+            AddressAttribute::Flags(f) => Some(*f),
+            _ => None,
+        })
+        .unwrap_or(AddressFlags::from_bits_retain(m.header.flags.bits().into()));
+    let optimistic = flags.contains(AddressFlags::Optimistic);
+    if flags.contains(AddressFlags::Dadfailed) || (flags.contains(AddressFlags::Tentative) && !optimistic) {
+        return None;
+    }
+    // The kernel chooses sources in this order: wide scope before link scope, then primary before
+    // secondary (inet_select_addr) or temporary, not deprecated before deprecated (RFC 6724).
+    let narrow = matches!(m.header.scope, AddressScope::Link | AddressScope::Host | AddressScope::Nowhere);
+    let rank = (narrow, flags.contains(AddressFlags::Deprecated), flags.contains(AddressFlags::Secondary));
+    Some(LinkAddress { address, prefix: m.header.prefix_len, rank })
+}

@@ -1,0 +1,224 @@
+//! The control socket's server side: one thread per client, so that a slow one holds up nobody.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use crossbeam::channel::{self, Receiver};
+use dataplane::worker::shared::{Command, Filter as Conditions};
+
+use crate::context::Context;
+use crate::status;
+use crate::wire::{Filter, Request, Response};
+
+/// Clients served at the same time.
+const CLIENTS: usize = 16;
+/// How long a client may take to ask, or to read what it asked for.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a worker may take to answer. It goes on with its traffic first, but not that long.
+const WORKER_PATIENCE: Duration = Duration::from_secs(10);
+/// The longest request in bytes.
+const REQUEST: u64 = 64 << 10;
+/// Chunks of connections a worker may be ahead of the client.
+const CHUNKS: usize = 8;
+
+/// The control socket; dropping it removes its file.
+#[derive(Debug)]
+pub(crate) struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Opens the socket at `path`, in place of one that a daemon which is gone has left there.
+    ///
+    /// # Errors
+    /// When another daemon answers there, or the file cannot be made.
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+        let what = || format!("opening the control socket {}", path.display());
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).with_context(what)?;
+        }
+        match UnixStream::connect(path) {
+            Ok(_) => {
+                bail!("another sluice is running at {}: stop it, or set control.socket to another path", path.display())
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).with_context(what)?,
+            Err(e) => return Err(e).with_context(what),
+        }
+        let listener = UnixListener::bind(path).with_context(what)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o660)).with_context(what)?;
+        Ok(ControlSocket { listener, path: path.to_owned() })
+    }
+
+    /// Answers clients on threads of its own for as long as the process lives.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub(crate) fn serve(&self, ctx: Arc<Context>) -> io::Result<()> {
+        let listener = self.listener.try_clone()?;
+        let clients = Arc::new(AtomicUsize::new(0));
+        std::thread::Builder::new().name("socket".to_owned()).spawn(move || {
+            for stream in listener.incoming() {
+                match stream {
+                    Ok(s) => spawn(s, &ctx, &clients),
+                    Err(e) => {
+                        tracing::warn!("accepting a client on the control socket: {e}");
+                        std::thread::sleep(Duration::from_millis(100));
+                    }
+                }
+            }
+        })?;
+        Ok(())
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // A file that is gone already is as good.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn spawn(stream: UnixStream, ctx: &Arc<Context>, clients: &Arc<AtomicUsize>) {
+    if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS {
+        clients.fetch_sub(1, Ordering::Relaxed);
+        let busy = Response::Error(format!("{CLIENTS} clients are served already: try again"));
+        let _ = write(&mut &stream, &busy);
+        return;
+    }
+    let (ctx, counted) = (ctx.clone(), clients.clone());
+    let spawned = std::thread::Builder::new().name("client".to_owned()).spawn(move || {
+        if let Err(e) = serve_client(&stream, &ctx) {
+            tracing::debug!("a client on the control socket: {e}");
+        }
+        counted.fetch_sub(1, Ordering::Relaxed);
+    });
+    if let Err(e) = spawned {
+        clients.fetch_sub(1, Ordering::Relaxed);
+        tracing::warn!("starting a thread for a client on the control socket: {e}");
+    }
+}
+
+fn serve_client(stream: &UnixStream, ctx: &Context) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = String::new();
+    BufReader::new(stream.take(REQUEST)).read_line(&mut line)?;
+    let mut out = BufWriter::with_capacity(64 << 10, stream);
+    let answer = match serde_json::from_str::<Request>(&line) {
+        Err(e) => Response::Error(format!("the request cannot be read: {e}")),
+        Ok(request) => answer(request, ctx, &mut out)?,
+    };
+    write(&mut out, &answer)?;
+    out.flush()
+}
+
+fn write(out: &mut impl Write, r: &Response) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, r)?;
+    out.write_all(b"\n")
+}
+
+/// Writes the answer but for its last line, which is returned.
+fn answer(request: Request, ctx: &Context, out: &mut impl Write) -> io::Result<Response> {
+    match request {
+        Request::Status => write(out, &Response::Status(Box::new(status::gather(ctx))))?,
+        Request::Count => {
+            let counters = ctx.shared.workers.iter().map(|w| &w.counters);
+            write(out, &Response::Count(counters.map(|c| c.connections4.get() + c.connections6.get()).sum()))?;
+        }
+        Request::List(filter) => return list(&filter, ctx, out),
+        Request::Delete(filter) => match delete(&filter, ctx) {
+            Ok(n) => write(out, &Response::Deleted(n))?,
+            Err(e) => return Ok(Response::Error(e)),
+        },
+    }
+    Ok(Response::End)
+}
+
+fn list(filter: &Filter, ctx: &Context, out: &mut impl Write) -> io::Result<Response> {
+    let conditions = match filter.conditions() {
+        Ok(c) => c,
+        Err(e) => return Ok(Response::Error(e)),
+    };
+    // One worker after the other: the copies that wait for a slow client stay few.
+    for worker in 0..ctx.shared.workers.len() {
+        let chunks = match order(ctx, worker, CHUNKS, |reply| Command::List { filter: conditions.clone(), reply }) {
+            Ok(receiver) => receiver,
+            Err(e) => return Ok(Response::Error(e)),
+        };
+        loop {
+            match chunks.recv_timeout(WORKER_PATIENCE) {
+                Ok(chunk) => {
+                    for c in &chunk {
+                        write(out, &Response::Connection(Box::new(c.into())))?;
+                    }
+                }
+                Err(channel::RecvTimeoutError::Disconnected) => break,
+                Err(channel::RecvTimeoutError::Timeout) => return Ok(Response::Error(silent(worker))),
+            }
+        }
+    }
+    Ok(Response::End)
+}
+
+fn delete(filter: &Filter, ctx: &Context) -> Result<u64, String> {
+    let conditions: Conditions = filter.conditions()?;
+    let order_all = (0..ctx.shared.workers.len())
+        .map(|w| order(ctx, w, 1, |reply| Command::Delete { filter: conditions.clone(), reply }));
+    let receivers: Vec<Receiver<u64>> = order_all.collect::<Result<_, _>>()?;
+    let counts = receivers.iter().enumerate();
+    counts.map(|(w, r)| r.recv_timeout(WORKER_PATIENCE).map_err(|_| silent(w))).sum()
+}
+
+/// Gives a worker an order, waiting while others are queued before it.
+fn order<T>(
+    ctx: &Context,
+    worker: usize,
+    capacity: usize,
+    command: impl FnOnce(channel::Sender<T>) -> Command,
+) -> Result<Receiver<T>, String> {
+    let (sender, receiver) = channel::bounded(capacity);
+    let mut command = command(sender);
+    let began = Instant::now();
+    while let Err(refused) = ctx.shared.command(worker, command) {
+        if began.elapsed() > WORKER_PATIENCE {
+            return Err(silent(worker));
+        }
+        command = refused;
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(receiver)
+}
+
+fn silent(worker: usize) -> String {
+    format!("worker {worker} does not answer")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_live_one_respected() {
+        let directory = std::env::temp_dir().join(format!("sluice-socket-test-{}", std::process::id()));
+        let path = directory.join("control.sock");
+        let first = ControlSocket::open(&path).unwrap();
+        let error = ControlSocket::open(&path).unwrap_err().to_string();
+        assert!(error.contains("another sluice is running at"), "{error}");
+        drop(first);
+        // As after a crash: the file stays, nobody listens.
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        drop(ControlSocket::open(&path).unwrap());
+        assert!(!path.exists());
+        fs::remove_dir_all(directory).unwrap();
+    }
+}

@@ -172,10 +172,7 @@ fn timeouts<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Timeouts {
                     *slot = seconds;
                 }
             }
-            Err(e) => match e.help() {
-                Some(help) => report.error_help(node.at, e.to_string(), help),
-                None => report.error(node.at, e.to_string()),
-            },
+            Err(e) => report.refuse(node.at, &e, e.help()),
         }
     }
     t

@@ -41,9 +41,9 @@ pub struct Diagnostic {
 /// All faults found in one policy, in the order of the text.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Diagnostics {
-    /// The faults; after the first hundred only counted.
+    /// The faults: the first hundred errors and the first hundred warnings.
     pub diagnostics: Vec<Diagnostic>,
-    /// How many more there were.
+    /// How many more were found.
     pub omitted: usize,
 }
 

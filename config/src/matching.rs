@@ -152,7 +152,7 @@ fn ports_fit_protocol(report: &mut Report<'_>, fields: &Fields<'_, '_>, m: &Matc
     for (key, set) in [("port", &m.destination_port), ("source_port", &m.source_port)] {
         if let (Some(at), Some(_)) = (fields.key_at(key), set) {
             let message = format!("`{key}` with the protocol {}, which has no ports", protocols::name(*portless));
-            report.error_help(at, message, "ports exist in tcp, udp, udplite, sctp and dccp; write two rules");
+            report.error_help(at, message, "ports exist in tcp, udp, udplite and sctp; write two rules");
         }
     }
 }

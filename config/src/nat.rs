@@ -233,7 +233,7 @@ fn port_fits(report: &mut Report<'_>, rule: &Fields<'_, '_>, m: &Match, port: u1
             if let Some(portless) = list.iter().find(|p| !has_ports(**p)) {
                 let message =
                     format!("`translate.port` with the protocol {}, which has no ports", protocol::name(*portless));
-                report.error_help(at, message, "ports exist in tcp, udp, udplite, sctp and dccp; write two rules");
+                report.error_help(at, message, "ports exist in tcp, udp, udplite and sctp; write two rules");
             }
         }
         (None, None) if rule.get("match").is_none_or(|n| matches!(n.value, Value::Map(_))) => {

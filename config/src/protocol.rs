@@ -13,7 +13,7 @@ const NAMES: [(&str, u8); 19] = [
     ("ipip", 4),
     ("tcp", protocol::TCP),
     ("udp", protocol::UDP),
-    ("dccp", protocol::DCCP),
+    ("dccp", 33),
     ("ipv6", 41),
     ("rsvp", 46),
     ("gre", protocol::GRE),

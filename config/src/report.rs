@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::suggest::nearest;
 
-/// Faults kept; the rest is only counted.
+/// Errors kept, and warnings; the rest is only counted.
 const KEPT: usize = 100;
 
 /// A stretch of the text in bytes.
@@ -25,11 +25,20 @@ pub(crate) struct Report<'t> {
     diagnostics: Vec<Diagnostic>,
     omitted: usize,
     errors: usize,
+    warnings: usize,
 }
 
 impl<'t> Report<'t> {
     pub(crate) fn new(file: &str, text: &'t str) -> Self {
-        Report { file: file.to_owned(), text, lines: OnceCell::new(), diagnostics: Vec::new(), omitted: 0, errors: 0 }
+        Report {
+            file: file.to_owned(),
+            text,
+            lines: OnceCell::new(),
+            diagnostics: Vec::new(),
+            omitted: 0,
+            errors: 0,
+            warnings: 0,
+        }
     }
 
     /// The text of the policy.
@@ -44,6 +53,11 @@ impl<'t> Report<'t> {
 
     pub(crate) fn error(&mut self, at: Span, message: impl Into<String>) {
         self.push(Severity::Error, at, message.into(), None);
+    }
+
+    /// Refuses a value for the reason its own parser gave.
+    pub(crate) fn refuse(&mut self, at: Span, reason: &impl std::fmt::Display, help: Option<String>) {
+        self.push(Severity::Error, at, reason.to_string(), help);
     }
 
     pub(crate) fn error_help(&mut self, at: Span, message: impl Into<String>, help: impl Into<String>) {
@@ -73,8 +87,12 @@ impl<'t> Report<'t> {
     }
 
     fn push(&mut self, severity: Severity, at: Span, message: String, help: Option<String>) {
-        self.errors += usize::from(severity == Severity::Error);
-        if self.diagnostics.len() >= KEPT {
+        let count = match severity {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        };
+        *count += 1;
+        if *count > KEPT {
             self.omitted += 1;
             return;
         }

@@ -156,10 +156,7 @@ fn address<'t>(report: &mut Report<'t>, node: &Node<'t>, text: &str) -> Option<(
     match text.parse::<AddressRange>() {
         Ok(r) => Some((r.first(), r.last())),
         Err(e) => {
-            match e.help() {
-                Some(help) => report.error_help(node.at, e.to_string(), help),
-                None => report.error(node.at, e.to_string()),
-            }
+            report.refuse(node.at, &e, e.help());
             None
         }
     }
@@ -170,10 +167,7 @@ pub(crate) fn port_range<'t>(report: &mut Report<'t>, node: &Node<'t>, text: &st
     match port::parse(text) {
         Ok(r) => Some(r),
         Err(e) => {
-            match e.help() {
-                Some(help) => report.error_help(node.at, e.to_string(), help),
-                None => report.error(node.at, e.to_string()),
-            }
+            report.refuse(node.at, &e, e.help());
             None
         }
     }

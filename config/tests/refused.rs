@@ -122,6 +122,14 @@ fn a_flood_of_faults_is_cut_and_counted() {
 }
 
 #[test]
+fn warnings_do_not_crowd_out_errors() {
+    let empty: String = (0..200).map(|i| format!("  s{i}: []\n")).collect();
+    let d = faults(&format!("{HEAD}sets:\n{empty}policy: {{ default: deny }}\n"));
+    let errors: Vec<String> = d.diagnostics.iter().filter(|d| d.severity == Severity::Error).map(row).collect();
+    assert_eq!(errors, ["206:20+4 `deny` is not an action | valid are: accept, drop, reject"]);
+}
+
+#[test]
 fn aliases_do_not_explode() {
     let mut text = String::from("version: 1\na0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for i in 1..20 {

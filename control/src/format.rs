@@ -44,7 +44,7 @@ impl fmt::Display for Flow {
 
 #[cfg(test)]
 mod tests {
-    use dataplane::conntrack::{Status, TcpState};
+    use dataplane::conntrack::Status;
     use dataplane::worker::shared::{ConnectionInfo, FlowInfo};
 
     use crate::wire::Connection;
@@ -64,7 +64,7 @@ mod tests {
             original: flow(addresses[0], addresses[1], ports[0], ports[1]),
             reply: flow(addresses[2], addresses[3], ports[2], ports[3]),
             remaining_ms: seconds * 1000 + 999,
-            tcp: None,
+            state: None,
             status: Status(status),
             mark: 0,
         }
@@ -86,13 +86,13 @@ mod tests {
     #[test]
     fn lines_are_those_of_conntrack_tools() {
         let mut tcp = info(6, NAT, [40000, 80, 80, 40000], 431_999, SEEN | Status::ASSURED.0);
-        tcp.tcp = Some(TcpState::Established);
+        tcp.state = Some("ESTABLISHED");
         check(
             &tcp,
             "tcp      6 431999 ESTABLISHED src=10.10.0.2 dst=198.51.100.2 sport=40000 dport=80 src=198.51.100.2 \
              dst=198.51.100.1 sport=80 dport=40000 [ASSURED] mark=0 use=1",
         );
-        tcp.tcp = Some(TcpState::SynSent);
+        tcp.state = Some("SYN_SENT");
         tcp.status = Status::CONFIRMED;
         tcp.mark = 7;
         check(

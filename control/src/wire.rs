@@ -200,7 +200,7 @@ impl From<&ConnectionInfo> for Connection {
             protocol: protocol::name(c.proto).to_owned(),
             protocol_number: c.proto,
             timeout: c.remaining_ms / 1000,
-            state: c.tcp.map(|s| s.label().to_owned()),
+            state: c.state.map(str::to_owned),
             original: flow(c.proto, &c.original),
             reply: flow(c.proto, &c.reply),
             status: STATUS_NAMES.iter().filter(|(_, b)| c.status.contains(*b)).map(|(n, _)| (*n).to_owned()).collect(),

@@ -6,6 +6,7 @@
 //! counters in [`worker::shared`]. Nothing here knows YAML, HTTP or an async runtime.
 
 pub mod conntrack;
+pub mod helper;
 pub mod io;
 pub mod nat;
 pub mod packet;

@@ -27,7 +27,10 @@ fn devices_and_queues() {
         assert_eq!(loopback.to_string(), "lo is not an Ethernet device, and AF_XDP steering needs one");
 
         let few = open_error(2, "d0", IoMode::Auto, None);
-        assert!(few.starts_with("d0 has 2 receive queue(s), too few for 3 worker(s): `ethtool -L d0 combined 3`"), "{few}");
+        assert!(
+            few.starts_with("d0 has 2 receive queue(s), too few for 3 worker(s): `ethtool -L d0 combined 3`"),
+            "{few}"
+        );
         let many = check_queues("d0", 1).unwrap_err().to_string();
         assert!(many.starts_with("d0 has 2 receive queues and only 1 worker(s) would read them"), "{many}");
         assert!(check_queues("d0", 2).is_ok());
@@ -90,8 +93,12 @@ fn privileges() {
     ns.sh("ip link add d0 type veth peer name c0; ip link set d0 up");
     ns.enter(|| {
         let errors = thread::scope(|s| s.spawn(as_nobody).join().unwrap());
-        for (error, what) in errors.iter().zip(["loading the XDP program", "opening AF_XDP sockets", "loading the XDP"]) {
-            assert!(error.starts_with(what) && error.contains("not permitted: run as root, or with CAP_NET_ADMIN"), "{error}");
+        for (error, what) in errors.iter().zip(["loading the XDP program", "opening AF_XDP sockets", "loading the XDP"])
+        {
+            assert!(
+                error.starts_with(what) && error.contains("not permitted: run as root, or with CAP_NET_ADMIN"),
+                "{error}"
+            );
         }
     });
 }

@@ -17,8 +17,7 @@ fn while_forwarding(lab: &Lab, queues: u32, mode: IoMode, expected: XdpMode, tra
     let (mut steers, mut workers) = lab.gateway.enter(|| {
         check_queues("d0", queues).unwrap();
         let mut steers = ["d0", "d1"].map(|d| Steer::load(d, OnFailure::Closed).unwrap());
-        let workers: Vec<WorkerIo> =
-            (0..queues).map(|q| open_worker(q, &["d0", "d1"], mode, None).unwrap()).collect();
+        let workers: Vec<WorkerIo> = (0..queues).map(|q| open_worker(q, &["d0", "d1"], mode, None).unwrap()).collect();
         workers.iter().for_each(|io| enter_sockets(&mut steers, io));
         for s in &mut steers {
             assert_eq!(s.attach(mode).unwrap().mode, expected);

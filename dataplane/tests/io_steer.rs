@@ -13,6 +13,7 @@ use aya::programs::Xdp;
 use dataplane::io::link::{Link, XdpMode};
 use dataplane::io::steer::{LocalKind, OnFailure, Steer, SteerCounters};
 use dataplane::io::xsk::{IoMode, open_worker};
+use dataplane::io::{Frame, Port};
 use io_support::*;
 
 const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 9, 9];
@@ -70,7 +71,11 @@ fn cases() -> Vec<Case> {
         ("the host's address", frame(D0_MAC, &[], 0x0800, &v4("10.1.0.1")), passed),
         ("the host's IPv6 address", frame(D0_MAC, &[], 0x86dd, &v6("fd01::2", "fd01::1")), passed),
         ("a translated address", frame(D0_MAC, &[], 0x0800, &v4("10.2.0.1")), redirected),
-        ("a fragment for a translated address", frame(D0_MAC, &[], 0x0800, &ipv4("10.2.0.1", 17, 9, &[0; 8])), redirected),
+        (
+            "a fragment for a translated address",
+            frame(D0_MAC, &[], 0x0800, &ipv4("10.2.0.1", 17, 9, &[0; 8])),
+            redirected,
+        ),
         ("a translated IPv6 address", frame(D0_MAC, &[], 0x86dd, &v6("fd01::2", "fd02::1")), redirected),
         ("broadcast frame", frame(BROADCAST, &[], 0x0800, &v4("10.2.0.2")), passed),
         ("multicast frame", frame([1, 0, 0x5e, 0, 0, 9], &[], 0x0800, &v4("224.0.0.9")), passed),
@@ -169,7 +174,8 @@ fn who_gets_what() {
         steer.set_accept_dhcp(false).unwrap();
 
         steer.set_mac(OTHER_MAC).unwrap();
-        let (before, after) = observe(&steer, &send, &frame(OTHER_MAC, &[], 0x0800, &ipv4("10.2.0.2", 17, 0, &udp(1, 2))));
+        let (before, after) =
+            observe(&steer, &send, &frame(OTHER_MAC, &[], 0x0800, &ipv4("10.2.0.2", 17, 0, &udp(1, 2))));
         assert_eq!(after.redirected, before.redirected + 1, "the device's new address");
         check_all(&mut io);
         steer.detach().unwrap();
@@ -191,29 +197,43 @@ fn a_moved_packet_is_sent_whole() {
     }
     let lab = quiet_lab();
     let send = lab.client.enter(|| RawSender::new("c0"));
+    let server = lab.server.enter(|| std::net::UdpSocket::bind("10.2.0.2:4321").unwrap());
+    server.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     lab.gateway.enter(|| {
         let mut steers = ["d0", "d1"].map(|d| Steer::load(d, OnFailure::Closed).unwrap());
         let mut io = open_worker(0, &["d0", "d1"], IoMode::Copy, None).unwrap();
         enter_sockets(&mut steers, &io);
         steers.iter_mut().for_each(|s| drop(s.attach(IoMode::Copy).unwrap()));
-        // d0 sends the packet back to d1's own steering program through the server's end: watch it there.
-        let capture = lab.server.enter(|| {
-            Command::new("timeout").args(["5", "tcpdump", "-c", "1", "-x", "-nni", "s0", "udp", "port", "4321"])
-                .stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-        });
-        sleep(Duration::from_millis(700));
-        send.send(&frame(D0_MAC, &[0], 0x0800, &ipv4("10.2.0.2", 17, 0, &[&udp(1234, 4321)[..], b"payload"].concat())));
-        let f = receive(&mut io.ports[0], &mut io.pool, 1).pop().unwrap();
-        assert_eq!(f.offset, 260);
-        io.pool.bytes_mut(f)[..12].copy_from_slice(&[SERVER_MAC, D1_MAC].concat());
-        dataplane::io::Port::send(&mut io.ports[1], &mut io.pool, f).unwrap();
-        dataplane::io::Port::flush(&mut io.ports[1], &mut io.pool);
-        let text = String::from_utf8(capture.wait_with_output().unwrap().stdout).unwrap();
-        // "payload" in hexadecimal, as tcpdump groups it.
-        assert!(text.contains("10.1.0.2.1234 > 10.2.0.2.4321") && text.contains("7061 796c"), "{text}");
+        let packet = ipv4_with_checksum("10.2.0.2", &[&[4, 210, 16, 225, 0, 15, 0, 0], &b"payload"[..]].concat());
+        for offset in [256, 260, 200, 256] {
+            send.send(&frame(D0_MAC, &[], 0x0800, &packet));
+            let f = receive(&mut io.ports[0], &mut io.pool, 1).pop().unwrap();
+            assert_eq!(f.offset, 256);
+            let mut bytes = io.pool.bytes(f).to_vec();
+            bytes[..12].copy_from_slice(&[SERVER_MAC, D1_MAC].concat());
+            let moved = Frame { offset, ..f };
+            io.pool.bytes_mut(moved).copy_from_slice(&bytes);
+            io.ports[1].send(&mut io.pool, moved).unwrap();
+            io.ports[1].flush(&mut io.pool);
+            let mut payload = [0; 100];
+            let n = server.recv(&mut payload).unwrap();
+            assert_eq!(&payload[..n], b"payload", "offset {offset}");
+        }
+        let long = io.pool.take().map(|f| Frame { len: 1793, ..f }).unwrap();
+        assert_eq!(io.ports[1].send(&mut io.pool, long), Err(long), "it does not fit the frame");
+        io.pool.give(long);
         check_account(&io);
         steers.iter_mut().for_each(|s| s.detach().unwrap());
     });
+}
+
+/// An IPv4 packet of UDP that a host accepts.
+fn ipv4_with_checksum(to: &str, payload: &[u8]) -> Vec<u8> {
+    let mut p = ipv4(to, 17, 0, payload);
+    let sum: u32 = p[..20].chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    p[10..12].copy_from_slice(&sum.to_be_bytes());
+    p
 }
 
 /// The process that the tests below kill: this test again, told by the environment to forward for ever.
@@ -222,12 +242,10 @@ fn daemon() {
     let Ok(on_failure) = std::env::var("IO_STEER_DAEMON") else { return };
     let on_failure = if on_failure == "open" { OnFailure::Open } else { OnFailure::Closed };
     let mut steers = ["d0", "d1"].map(|d| Steer::load(d, on_failure).unwrap());
-    for (steer, net) in steers.iter_mut().zip(["1", "2"]) {
+    for steer in &mut steers {
         steer.heartbeat(monotonic()).unwrap();
-        let kind = if net == "1" { LocalKind::Host } else { LocalKind::Translated };
-        for a in ["10.1.0.1", "10.2.0.1"] {
-            steer.set_local(a.parse().unwrap(), if a.starts_with("10.2") { LocalKind::Translated } else { kind }).unwrap();
-        }
+        steer.set_local("10.1.0.1".parse().unwrap(), LocalKind::Host).unwrap();
+        steer.set_local("10.2.0.1".parse().unwrap(), LocalKind::Translated).unwrap();
     }
     let mut io = open_worker(0, &["d0", "d1"], IoMode::Auto, None).unwrap();
     enter_sockets(&mut steers, &io);

@@ -1,27 +1,65 @@
-//! Sluice's benchmarks.
+//! Sluice's benchmarks: the worker in memory, and gateways side by side on veth.
 
+mod arguments;
+mod connect;
+mod echo;
+mod forward;
+mod generate;
 mod memory;
+mod ping;
 mod port;
 mod report;
+mod sink;
+mod sys;
+mod veth;
 
-use std::path::PathBuf;
+use clap::{Parser, Subcommand};
 
-use clap::Parser;
-
-/// Runs the in-memory benches and prints a table.
+/// Measures Sluice. Without a command: the in-memory benches.
 #[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
-    /// Fewer packets and smaller tables: shows that the benches work, not how fast the worker is.
-    #[arg(long)]
-    quick: bool,
-    /// Where to write the figures as JSON.
-    #[arg(long, default_value = "target/bench/results.json")]
-    output: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    memory: memory::Arguments,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The worker over ports in memory
+    Memory(memory::Arguments),
+    /// Gateways side by side, between two hosts in network namespaces (root)
+    Veth(veth::Arguments),
+    /// Sends UDP frames of many flows
+    Generate(generate::Arguments),
+    /// Counts what `generate` sends
+    Sink(sink::Arguments),
+    /// Forwards frames between two interfaces over AF_XDP
+    Forward(forward::Arguments),
+    /// Connects, asks and closes, as often as it can
+    Connect(connect::Arguments),
+    /// Measures the time to and back over UDP
+    Ping(ping::Arguments),
+    /// Answers `connect` and `ping`
+    Echo(echo::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
     let a = Arguments::parse();
-    let mut report = report::Report::default();
-    memory::run(&mut report, a.quick)?;
-    report.write(&a.output)
+    let command = a.command.unwrap_or(Command::Memory(a.memory));
+    if matches!(command, Command::Veth(_) | Command::Generate(_) | Command::Sink(_) | Command::Forward(_)) {
+        // They leave things in the kernel that outlive the process.
+        sys::stop_on_signals();
+    }
+    match command {
+        Command::Memory(a) => memory::run(&a),
+        Command::Veth(a) => veth::run(&a),
+        Command::Generate(a) => generate::run(&a),
+        Command::Sink(a) => sink::run(&a),
+        Command::Forward(a) => forward::run(&a),
+        Command::Connect(a) => connect::run(&a),
+        Command::Ping(a) => ping::run(&a),
+        Command::Echo(a) => echo::run(&a),
+    }
 }

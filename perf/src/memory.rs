@@ -1,9 +1,11 @@
 //! In-memory benches: the daemon's worker over ports that make their own frames.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use clap::Args;
 use dataplane::conntrack::CtState;
 use dataplane::io::FramePool;
 use dataplane::packet::{Address, V4};
@@ -15,7 +17,19 @@ use dataplane::worker::shared::Shared;
 use dataplane::worker::{Options, Worker};
 
 use crate::port::{GATEWAY, Generator, OUTSIDE, Order, PEER, Side};
-use crate::report::Report;
+use crate::report::{Figure, Report};
+use crate::sys;
+
+/// `sluice-perf memory`
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Fewer packets and smaller tables: shows that the benches work, not how fast the worker is.
+    #[arg(long)]
+    quick: bool,
+    /// Where to write the figures as JSON.
+    #[arg(long, default_value = "target/bench/results.json")]
+    output: PathBuf,
+}
 
 const LAN: usize = 0;
 const WAN: usize = 1;
@@ -90,18 +104,18 @@ impl Bench {
         Ok(Bench { worker, shared })
     }
 
-    /// Runs `requests` and `replies` frames through; the time that was the worker's.
+    /// Runs `requests` and `replies` frames through; the CPU time that was the worker's.
     fn run(&mut self, flows: u32, order: Order, requests: u64, replies: u64) -> Result<Duration> {
-        for (port, left) in self.worker.ports().iter_mut().zip([requests, replies]) {
-            (port.flows, port.order, port.left, port.sent, port.spent) = (flows, order, left, 0, Duration::ZERO);
-        }
-        let start = Instant::now();
+        let [request, reply] = self.worker.ports() else { unreachable!("there are two ports") };
+        request.start(flows, order, requests);
+        reply.start(flows, order, replies);
+        let start = sys::thread_time();
         while self.worker.turn() > 0 {}
-        let all = start.elapsed();
-        let ports = self.worker.ports();
-        let sent: u64 = ports.iter().map(|p| p.sent).sum();
+        let all = sys::thread_time() - start;
+        let [request, reply] = self.worker.ports() else { unreachable!("there are two ports") };
+        let sent = request.sent + reply.sent;
         ensure!(sent == requests + replies, "{sent} frames of {} were forwarded", requests + replies);
-        Ok(all - ports.iter().map(|p| p.spent).sum::<Duration>())
+        Ok(all.saturating_sub(request.cost(requests) + reply.cost(replies)))
     }
 
     fn connections(&self) -> u64 {

@@ -14,6 +14,8 @@ pub(crate) const PEER: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 3], [2, 0, 0, 0, 0, 4]];
 pub(crate) const OUTSIDE: V4 = V4(0xc633_6401);
 /// Length of the IP packet in a 64-byte frame (the FCS is not part of what a port sees).
 const LENGTH: usize = 46;
+/// Making a burst takes a microsecond or a few; when it takes so long, something else ran meanwhile.
+const INTERRUPTED: Duration = Duration::from_micros(40);
 /// Source ports of one client; each client talks to a server of its own, so that every port is kept.
 const PORTS: u32 = 60_000;
 
@@ -39,13 +41,14 @@ pub(crate) enum Order {
 #[derive(Debug)]
 pub(crate) struct Generator {
     side: Side,
-    pub(crate) flows: u32,
-    pub(crate) order: Order,
+    flows: u32,
+    order: Order,
     next: u32,
     /// Frames still to make.
-    pub(crate) left: u64,
-    /// Time spent on making frames, which is not the worker's.
-    pub(crate) spent: Duration,
+    left: u64,
+    /// Frames whose making was timed without interruption, and the time that took.
+    timed: u64,
+    spent: Duration,
     /// Frames the worker has sent here.
     pub(crate) sent: u64,
     /// Sum of the header that all packets of this side share.
@@ -82,10 +85,23 @@ impl Generator {
             order: Order::Sequential,
             next: 0,
             left: 0,
+            timed: 0,
             spent: Duration::ZERO,
             sent: 0,
             template: t,
         }
+    }
+
+    /// Begins a run of `left` frames.
+    pub(crate) fn start(&mut self, flows: u32, order: Order, left: u64) {
+        (self.flows, self.order, self.left, self.sent, self.timed, self.spent) =
+            (flows, order, left, 0, 0, Duration::ZERO);
+    }
+
+    /// Time that making `frames` frames takes, which is not the worker's. It is timed by the wall clock, as
+    /// the thread's own clock costs a system call, but without the bursts in which something else ran.
+    pub(crate) fn cost(&self, frames: u64) -> Duration {
+        self.spent.mul_f64(frames as f64 / self.timed.max(1) as f64)
     }
 
     fn write(&self, i: u32, b: &mut [u8]) {
@@ -128,7 +144,11 @@ impl Port for Generator {
             self.write(i, pool.bytes_mut(f));
             out.push(f);
         }
-        self.spent += start.elapsed();
+        let spent = start.elapsed();
+        if spent < INTERRUPTED {
+            self.timed += n;
+            self.spent += spent;
+        }
     }
 
     fn send(&mut self, pool: &mut FramePool, frame: Frame) -> Result<(), Frame> {

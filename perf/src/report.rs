@@ -1,17 +1,30 @@
-//! Figures: a table for people, JSON for programs.
+//! Figures: lines for people, JSON for programs.
 
+use std::fmt;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 
+/// A measured value, and what was asked of it.
 #[derive(Debug, Serialize)]
-struct Figure {
+pub(crate) struct Figure {
     name: String,
     value: f64,
     unit: String,
     budget: Option<f64>,
     met: Option<bool>,
+}
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<40} {:>10.2} {:<10}", self.name, self.value, self.unit)?;
+        match (self.budget, self.met) {
+            (Some(b), Some(true)) => write!(f, " budget {b}: met"),
+            (Some(b), _) => write!(f, " budget {b}: missed"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The figures of one run.
@@ -20,23 +33,19 @@ pub(crate) struct Report(Vec<Figure>);
 
 impl Report {
     /// A figure that should stay below its budget.
-    pub(crate) fn add_below(&mut self, name: &str, value: f64, unit: &str, budget: Option<f64>) {
-        self.add(name, value, unit, budget, budget.map(|b| value <= b));
+    pub(crate) fn add_below(&mut self, name: &str, value: f64, unit: &str, budget: Option<f64>) -> &Figure {
+        self.add(name, value, unit, budget, budget.map(|b| value <= b))
     }
 
     /// A figure that should reach its budget.
-    pub(crate) fn add_above(&mut self, name: &str, value: f64, unit: &str, budget: Option<f64>) {
-        self.add(name, value, unit, budget, budget.map(|b| value >= b));
+    pub(crate) fn add_above(&mut self, name: &str, value: f64, unit: &str, budget: Option<f64>) -> &Figure {
+        self.add(name, value, unit, budget, budget.map(|b| value >= b))
     }
 
-    fn add(&mut self, name: &str, value: f64, unit: &str, budget: Option<f64>, met: Option<bool>) {
-        let verdict = match (budget, met) {
-            (Some(b), Some(true)) => format!("budget {b}: met"),
-            (Some(b), _) => format!("budget {b}: missed"),
-            _ => String::new(),
-        };
-        println!("{name:<36} {value:>10.2} {unit:<10} {verdict}");
+    fn add(&mut self, name: &str, value: f64, unit: &str, budget: Option<f64>, met: Option<bool>) -> &Figure {
+        let at = self.0.len();
         self.0.push(Figure { name: name.into(), value, unit: unit.into(), budget, met });
+        &self.0[at]
     }
 
     /// Writes the list of figures as JSON.
@@ -44,10 +53,18 @@ impl Report {
     /// # Errors
     /// When the file cannot be written.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir)?;
-        }
-        std::fs::write(path, serde_json::to_string_pretty(&self.0)? + "\n")?;
-        Ok(())
+        write_file(path, &(serde_json::to_string_pretty(&self.0)? + "\n"))
     }
+}
+
+/// Writes a file, in a directory that need not exist.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn write_file(path: &Path, text: &str) -> Result<()> {
+    let failed = || format!("cannot write {}", path.display());
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).with_context(failed)?;
+    }
+    std::fs::write(path, text).with_context(failed)
 }

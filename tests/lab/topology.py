@@ -96,8 +96,8 @@ class Lab:
     def cable(self, port, ns, mtu):
         """Lays a veth between a port of the gateway and eth0 of a host."""
         queues = 'numtxqueues %d numrxqueues %d' % (self.queues, self.queues)
-        run('ip', '-n', self.gw.name, *('link add %s mtu %d %s type veth peer name eth0 %s netns %s'
-                                        % (port, mtu, queues, queues, ns.name)).split())
+        run('ip', '-n', self.gw.name, *('link add %s mtu %d %s type veth peer name eth0 mtu %d %s netns %s'
+                                        % (port, mtu, queues, mtu, queues, ns.name)).split())
         if not self.offload:
             ns.run('ethtool', '-K', 'eth0', 'tx', 'off')
 

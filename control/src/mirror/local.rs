@@ -14,7 +14,11 @@ pub(crate) type LocalAddresses = BTreeMap<IpAddr, bool>;
 /// Whether a translation of the policy may use the host's address `a`: as an address of the interface a
 /// masquerade rule sends to, as one of a pool, or as a destination that is translated.
 pub(super) fn is_translated(policy: &Policy, interfaces: &[Interface], a: IpAddr) -> bool {
-    let source = policy.source_nat.iter().any(|rule| match &rule.translate {
+    if matches!(a, IpAddr::V6(x) if x.is_unicast_link_local()) {
+        return false;
+    }
+    let mut rules = policy.source_nat.iter().filter(|rule| concerns(&rule.matcher, a.is_ipv4()));
+    let source = rules.any(|rule| match &rule.translate {
         SourceTranslation::None => false,
         SourceTranslation::Masquerade { .. } => interfaces.iter().any(|i| carries(i, a) && leads_to(&rule.matcher, i)),
         SourceTranslation::Pool { addresses, .. } => addresses.iter().any(|(first, last)| *first <= a && a <= *last),
@@ -24,6 +28,12 @@ pub(super) fn is_translated(policy: &Policy, interfaces: &[Interface], a: IpAddr
             let family = rule.to.first().is_none_or(|to| to.is_ipv4() == a.is_ipv4());
             family && rule.matcher.destination.as_ref().is_none_or(|s| in_set(s, a))
         })
+}
+
+/// Whether packets of the family can match.
+fn concerns(m: &Match, v4: bool) -> bool {
+    let has = |s: &AddressSet| if v4 { !s.ranges_v4().is_empty() } else { !s.ranges_v6().is_empty() };
+    m.source.as_ref().is_none_or(has) && m.destination.as_ref().is_none_or(has)
 }
 
 fn carries(i: &Interface, a: IpAddr) -> bool {
@@ -47,6 +57,7 @@ fn in_set(s: &AddressSet, a: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dataplane::packet::Address;
     use dataplane::policy::{DestinationNat, SourceNat};
 
     fn policy(translate: SourceTranslation, to: Option<Zones>) -> Policy {
@@ -63,6 +74,15 @@ mod tests {
         let p = policy(SourceTranslation::Masquerade { ports: None, random: false }, Some(Zones(0b10)));
         assert!(is_translated(&p, &interfaces, "198.51.100.1".parse().unwrap()));
         assert!(!is_translated(&p, &interfaces, "10.0.0.1".parse().unwrap()));
+        let mut six = interfaces.to_vec();
+        six[1].v6 = ["2001:db8::1", "fe80::1"].map(|a| (V6::from_ip(a.parse().unwrap()).unwrap(), 64)).to_vec();
+        let mut p = p;
+        assert!(is_translated(&p, &six, "2001:db8::1".parse().unwrap()));
+        assert!(!is_translated(&p, &six, "fe80::1".parse().unwrap()));
+        let inside = ("10.0.0.0".parse().unwrap(), "10.0.0.255".parse().unwrap());
+        p.source_nat[0].matcher.source = Some(AddressSet::new([inside]));
+        assert!(!is_translated(&p, &six, "2001:db8::1".parse().unwrap()), "the rule is about IPv4");
+        assert!(is_translated(&p, &six, "198.51.100.1".parse().unwrap()));
         let p = policy(SourceTranslation::None, None);
         assert!(!is_translated(&p, &interfaces, "198.51.100.1".parse().unwrap()));
     }

@@ -73,20 +73,11 @@ fn read(m: &NeighbourMessage) -> Option<((u32, IpAddr), Option<Mac>)> {
 /// The order to resolve a neighbour, or to confirm it if it is stale: what `ip neigh add ADDRESS dev
 /// DEVICE use` sends.
 pub(super) fn resolve(ifindex: u32, address: IpAddr) -> RouteNetlinkMessage {
-    let mut header = NeighbourHeader::default();
-    header.ifindex = ifindex;
-    header.state = NeighbourState::None;
-    header.flags = NeighbourFlags::Use;
-    let destination = match address {
-        IpAddr::V4(a) => {
-            header.family = AddressFamily::Inet;
-            NeighbourAddress::Inet(a)
-        }
-        IpAddr::V6(a) => {
-            header.family = AddressFamily::Inet6;
-            NeighbourAddress::Inet6(a)
-        }
+    let (family, destination) = match address {
+        IpAddr::V4(a) => (AddressFamily::Inet, NeighbourAddress::Inet(a)),
+        IpAddr::V6(a) => (AddressFamily::Inet6, NeighbourAddress::Inet6(a)),
     };
+    let header = NeighbourHeader { family, ifindex, flags: NeighbourFlags::Use, ..NeighbourHeader::default() };
     let mut m = NeighbourMessage::default();
     m.header = header;
     m.attributes = vec![NeighbourAttribute::Destination(destination)];

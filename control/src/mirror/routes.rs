@@ -251,7 +251,14 @@ fn read_hops<A: Address>(m: &RouteMessage) -> Vec<Hop<A>> {
         _ => None,
     });
     match multipath {
-        Some(hops) => hops.iter().map(read_multipath).collect(),
+        Some(hops) => {
+            let mut hops: Vec<Hop<A>> = hops.iter().map(read_multipath).collect();
+            if A::V6 {
+                // Messages and dumps name them in different orders; flows are spread by this one.
+                hops.sort_by_key(|h| (h.gateway, h.ifindex));
+            }
+            hops
+        }
         None => {
             let dead = m.header.flags.contains(RouteFlags::Dead);
             read_hop(&m.attributes, 0).map(|h| Hop { dead, ..h }).into_iter().collect()

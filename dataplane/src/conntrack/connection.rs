@@ -1,5 +1,6 @@
 //! A connection: two cache lines for IPv4, what every packet touches in the first.
 
+use super::sctp::SctpTrack;
 use super::tcp::TcpTrack;
 use super::{Direction, Key, Ticks, Tuple};
 use crate::packet::Address;
@@ -75,6 +76,8 @@ pub enum Private {
         /// From here on traffic both ways makes it a stream.
         stream_from: Ticks,
     },
+    /// SCTP: state and verification tags.
+    Sctp(SctpTrack),
     /// Everything that has nothing but a timeout.
     Plain,
 }

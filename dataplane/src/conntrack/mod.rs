@@ -4,6 +4,7 @@ mod connection;
 pub mod expectation;
 pub mod fragment;
 pub(crate) mod region;
+pub mod sctp;
 mod slab;
 mod table;
 pub mod tcp;
@@ -12,6 +13,7 @@ mod tuple;
 
 pub use connection::{Connection, CtState, Private, Status};
 pub use expectation::{Expectation, Expectations, ExpectedTarget, Master};
+pub use sctp::{SctpPacket, SctpTrack};
 pub use slab::{Slab, SlabView};
 pub use table::Table;
 pub use tcp::{TcpSettings, TcpState, TcpTrack};

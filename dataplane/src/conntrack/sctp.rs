@@ -7,7 +7,15 @@
 //!
 //! The checksum is not verified here.
 
+mod chunks;
+#[cfg(test)]
+mod tests;
+
 use super::{Direction, Timeouts};
+use chunks::{
+    ABORT, COOKIE_ACK, COOKIE_ECHO, Chunks, DATA, ERROR, HEARTBEAT, HEARTBEAT_ACK, INIT, INIT_ACK, REFLECTED, SHUTDOWN,
+    SHUTDOWN_ACK, SHUTDOWN_COMPLETE, types,
+};
 
 /// State of an association as seen from between its ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,29 +64,6 @@ impl SctpState {
     }
 }
 
-/// Chunk types (RFC 9260 section 3.2).
-mod chunk {
-    pub(super) const DATA: u8 = 0;
-    pub(super) const INIT: u8 = 1;
-    pub(super) const INIT_ACK: u8 = 2;
-    pub(super) const HEARTBEAT: u8 = 4;
-    pub(super) const HEARTBEAT_ACK: u8 = 5;
-    pub(super) const ABORT: u8 = 6;
-    pub(super) const SHUTDOWN: u8 = 7;
-    pub(super) const SHUTDOWN_ACK: u8 = 8;
-    pub(super) const ERROR: u8 = 9;
-    pub(super) const COOKIE_ECHO: u8 = 10;
-    pub(super) const COOKIE_ACK: u8 = 11;
-    pub(super) const SHUTDOWN_COMPLETE: u8 = 14;
-}
-use chunk::{
-    ABORT, COOKIE_ACK, COOKIE_ECHO, DATA, ERROR, HEARTBEAT, HEARTBEAT_ACK, INIT, INIT_ACK, SHUTDOWN, SHUTDOWN_ACK,
-    SHUTDOWN_COMPLETE,
-};
-
-/// The T bit of ABORT and SHUTDOWN COMPLETE: the tag is the sender's own, reflected.
-const REFLECTED: u8 = 1;
-
 /// An SCTP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SctpPacket<'a> {
@@ -95,13 +80,13 @@ pub enum SctpOutcome {
     Accept {
         /// Seconds the association may now stay idle.
         timeout: u32,
-        /// Set [`super::Status::ASSURED`] now.
+        /// [`super::Status::ASSURED`] is to be set, if it is not yet.
         assured: bool,
     },
     /// It passes, but does not keep the association alive: a repeated INIT, or a HEARTBEAT with a tag that
     /// only its answer can prove right.
     Ignore,
-    /// It is INVALID.
+    /// It is INVALID; the connection stays as it is.
     Invalid,
 }
 
@@ -151,16 +136,20 @@ impl SctpTrack {
         self.state
     }
 
-    /// Tracks a packet.
+    /// Tracks a packet. All of its chunks count or none: netfilter keeps what the chunks before a wrong one
+    /// did, although the packet is INVALID and its receiver will most likely not see them.
     pub fn track(&mut self, dir: Direction, packet: &SctpPacket, timeouts: &Timeouts) -> SctpOutcome {
-        match self.follow(dir, packet) {
-            None => SctpOutcome::Invalid,
-            Some(Followed { refresh: false, .. }) => SctpOutcome::Ignore,
-            Some(Followed { assured, .. }) => SctpOutcome::Accept { timeout: self.state.timeout(timeouts), assured },
+        let mut after = *self;
+        let Some(followed) = after.follow(dir, packet) else { return SctpOutcome::Invalid };
+        *self = after;
+        if followed.refresh {
+            SctpOutcome::Accept { timeout: self.state.timeout(timeouts), assured: followed.established }
+        } else {
+            SctpOutcome::Ignore
         }
     }
 
-    /// Follows all chunks of a packet; `None` from the first on that is wrong.
+    /// Follows the chunks of a packet; `None` from the first on that is wrong.
     fn follow(&mut self, dir: Direction, packet: &SctpPacket) -> Option<Followed> {
         let (own, other) = (dir as usize, dir.other() as usize);
         let types = types(packet.chunks)?;
@@ -169,7 +158,7 @@ impl SctpTrack {
         if !special.iter().any(|t| types.has(*t)) && packet.vtag != self.vtag[own] {
             return None;
         }
-        let mut done = Followed { refresh: true, assured: false };
+        let mut done = Followed { refresh: true, established: false };
         for c in Chunks(packet.chunks) {
             match c.kind {
                 // RFC 9260 section 8.5.1, rules A to E.
@@ -230,17 +219,19 @@ impl SctpTrack {
                 }
                 _ => {}
             }
-            done.assured |= state == SctpState::Established && self.state != state;
+            done.established |= state == SctpState::Established;
             self.state = state;
         }
         Some(done)
     }
 }
 
-/// What a packet did that was followed to its end.
+/// What a packet did whose chunks are all right.
 struct Followed {
+    /// It keeps the association alive.
     refresh: bool,
-    assured: bool,
+    /// The association was established at least between two of its chunks.
+    established: bool,
 }
 
 /// Where a chunk leads. `None`: it has no place there.
@@ -288,65 +279,4 @@ fn next(dir: Direction, state: SctpState, kind: u8) -> Option<SctpState> {
         // Repeated, late, or of another attempt.
         _ => state,
     })
-}
-
-/// The set of chunk types below 16 in a packet.
-#[derive(Clone, Copy)]
-struct Types(u16);
-
-impl Types {
-    fn has(self, kind: u8) -> bool {
-        self.0 >> kind & 1 == 1
-    }
-}
-
-/// The types of a packet's chunks; `None` when chunks are bundled that must not be, one has length 0, or
-/// there are none.
-fn types(chunks: &[u8]) -> Option<Types> {
-    let mut types = Types(0);
-    let mut alone = false;
-    for (i, c) in Chunks(chunks).enumerate() {
-        alone |= matches!(c.kind, INIT | INIT_ACK | SHUTDOWN_COMPLETE);
-        if c.len == 0 || i > 0 && (alone || matches!(c.kind, COOKIE_ECHO | COOKIE_ACK)) {
-            return None;
-        }
-        types.0 |= 1u16.checked_shl(u32::from(c.kind)).unwrap_or(0);
-    }
-    (!chunks.is_empty() && Chunks(chunks).next().is_some()).then_some(types)
-}
-
-/// One chunk.
-struct Chunk<'a> {
-    kind: u8,
-    flags: u8,
-    /// Length as the chunk says, header included.
-    len: u16,
-    /// The packet from this chunk on.
-    bytes: &'a [u8],
-}
-
-impl Chunk<'_> {
-    /// The tag that an INIT or INIT ACK announces; `None` when the packet ends within its fixed part.
-    fn init_tag(&self) -> Option<u32> {
-        const FIXED_PART: usize = 20;
-        let b = self.bytes.get(4..FIXED_PART)?;
-        Some(u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
-    }
-}
-
-/// The chunks of a packet. Ends at one whose header is cut off, or whose length is 0.
-struct Chunks<'a>(&'a [u8]);
-
-impl<'a> Iterator for Chunks<'a> {
-    type Item = Chunk<'a>;
-
-    fn next(&mut self) -> Option<Chunk<'a>> {
-        let [kind, flags, high, low, ..] = *self.0 else { return None };
-        let len = u16::from_be_bytes([high, low]);
-        let chunk = Chunk { kind, flags, len, bytes: self.0 };
-        // Chunks are padded to multiples of four bytes; the length does not count the padding.
-        let step = usize::from(len).next_multiple_of(4);
-        self.0 = if step == 0 { &[] } else { self.0.get(step..).unwrap_or_default() };
-        Some(chunk)
-    }
 }

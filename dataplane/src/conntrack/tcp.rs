@@ -1,9 +1,9 @@
 //! TCP connection tracking with the semantics of Linux 6.18 (`nf_conntrack_proto_tcp.c`).
 //!
-//! A segment passes three gates. The [state table](states) says where a segment of its kind leads from
+//! A segment passes three gates. The state table (`states`) says where a segment of its kind leads from
 //! the connection's state, or that it is to be let past unread, or refused. A few cells need more than
 //! the table knows (SYN on a closed connection, RST, answers to a SYN let past) and are settled in
-//! [`TcpTrack::track`]. Then the [window check](window) decides whether sequence and acknowledgement
+//! [`TcpTrack::track`]. Then the window check (`window`) decides whether sequence and acknowledgement
 //! numbers can belong to the connection. Only what passes all three moves state and timeout.
 //!
 //! The tracker sits between the ends: what it saw may never have arrived. Where it may be the one that

@@ -18,21 +18,29 @@ static TABLES: [[u32; 256]; 8] = {
             bit += 1;
         }
         t[0][b] = c;
-        let mut k = 1;
-        while k < 8 {
-            c = (c >> 8) ^ t[0][(c & 0xff) as usize];
-            t[k][b] = c;
-            k += 1;
-        }
         b += 1;
+    }
+    let mut k = 1;
+    while k < 8 {
+        b = 0;
+        while b < 256 {
+            let c = t[k - 1][b];
+            t[k][b] = (c >> 8) ^ t[0][(c & 0xff) as usize];
+            b += 1;
+        }
+        k += 1;
     }
     t
 };
 
 /// The CRC of `data`.
 pub fn crc32c(data: &[u8]) -> u32 {
+    !update(u32::MAX, data)
+}
+
+/// The state after more bytes; it begins with all ones and is inverted in the end.
+fn update(mut crc: u32, data: &[u8]) -> u32 {
     let (words, rest) = data.as_chunks::<8>();
-    let mut crc = u32::MAX;
     for word in words {
         let b = (u64::from_le_bytes(*word) ^ u64::from(crc)).to_le_bytes();
         crc = b.iter().zip(TABLES.iter().rev()).fold(0, |c, (byte, table)| c ^ table[usize::from(*byte)]);
@@ -40,15 +48,22 @@ pub fn crc32c(data: &[u8]) -> u32 {
     for byte in rest {
         crc = TABLES[0][usize::from(crc as u8 ^ byte)] ^ (crc >> 8);
     }
-    !crc
+    crc
+}
+
+/// The value of the checksum field that an SCTP packet, which begins at `packet[0]`, should have, as read
+/// in network byte order; panics when it has no common header.
+pub fn of_packet(packet: &[u8]) -> u32 {
+    let state = update(u32::MAX, &packet[..8]);
+    let state = update(state, &[0; 4]);
+    // RFC 9260 appendix A: the CRC's bytes are transmitted least significant first.
+    (!update(state, &packet[12..])).swap_bytes()
 }
 
 /// Writes the checksum of an SCTP packet that begins at `packet[0]`; panics when it has no common header.
 pub fn fill(packet: &mut [u8]) {
-    packet[8..12].fill(0);
-    let c = crc32c(packet);
-    // RFC 9260 appendix A: the CRC's bytes are transmitted least significant first.
-    packet[8..12].copy_from_slice(&c.to_le_bytes());
+    let c = of_packet(packet);
+    packet[8..12].copy_from_slice(&c.to_be_bytes());
 }
 
 #[cfg(test)]

@@ -14,8 +14,6 @@ pub const ESP: u8 = 50;
 pub const AH: u8 = 51;
 /// ICMPv6.
 pub const ICMPV6: u8 = 58;
-/// DCCP.
-pub const DCCP: u8 = 33;
 /// SCTP.
 pub const SCTP: u8 = 132;
 /// UDP-Lite.
@@ -24,7 +22,7 @@ pub const UDPLITE: u8 = 136;
 /// Whether the protocol's header begins with source and destination port.
 #[inline]
 pub fn has_ports(proto: u8) -> bool {
-    matches!(proto, TCP | UDP | UDPLITE | SCTP | DCCP)
+    matches!(proto, TCP | UDP | UDPLITE | SCTP)
 }
 
 /// The name conntrack-tools prints, or `unknown`.
@@ -35,7 +33,6 @@ pub fn name(proto: u8) -> &'static str {
         UDP => "udp",
         GRE => "gre",
         ICMPV6 => "icmpv6",
-        DCCP => "dccp",
         SCTP => "sctp",
         UDPLITE => "udplite",
         _ => "unknown",

@@ -1,9 +1,10 @@
 //! Transport headers: the ports a tuple is made of, checksums, and how a translation changes them.
 
 use super::checksum::{Delta, fold, pseudo_header, sum};
+use super::crc32c;
 use super::{Headers, Ip, be16, be32, protocol, put16};
 use crate::conntrack::tcp::TcpSegment;
-use crate::conntrack::{Key, Tuple};
+use crate::conntrack::{Key, SctpPacket, Tuple};
 
 /// What the transport header makes of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub fn classify<A: Ip>(frame: &[u8], h: &Headers<A>) -> Transport<A> {
             n == 0 || (8..=b.len()).contains(&n) || !whole
         }),
         protocol::SCTP => ports(12),
-        protocol::DCCP => ports(12),
+        protocol::GRE => gre_keys(b),
         p if p == A::ICMP => {
             if b.len() < 8 {
                 None
@@ -58,6 +59,19 @@ pub fn classify<A: Ip>(frame: &[u8], h: &Headers<A>) -> Transport<A> {
     }
 }
 
+/// The keys of a GRE packet, as netfilter has them: version 0 has none; version 1 (PPTP, RFC 2637) its call
+/// identifier as destination key, and is invalid when it carries something else. Undefined versions are
+/// kept apart from version 0: nothing tells what their replies look like.
+fn gre_keys(b: &[u8]) -> Option<(u16, u16)> {
+    const PPTP: u16 = 0x880b;
+    let Some(h) = b.get(..4) else { return Some((0, 0)) };
+    match h[1] & 7 {
+        0 => Some((0, 0)),
+        1 => (be16(h, 2) == PPTP && b.len() >= 8).then(|| (0, be16(b, 6))),
+        version => Some((0, u16::from(version))),
+    }
+}
+
 /// Reads the key of a packet quoted in an ICMP error, from as little as its first 8 bytes.
 pub fn quoted_key<A: Ip>(frame: &[u8], h: &Headers<A>) -> Option<Key<A>> {
     let b = &frame[usize::from(h.l4)..usize::from(h.end)];
@@ -74,6 +88,7 @@ pub fn quoted_key<A: Ip>(frame: &[u8], h: &Headers<A>) -> Option<Key<A>> {
             (be16(b, 4), be16(b, 0))
         }
         protocol::ICMP | protocol::ICMPV6 => return None,
+        protocol::GRE => gre_keys(b)?,
         _ => (0, 0),
     };
     Some(Key { tuple: Tuple { src: h.src, dst: h.dst, sport, dport }, proto: h.proto })
@@ -107,14 +122,21 @@ pub fn tcp_segment<'a, A>(frame: &'a [u8], h: &Headers<A>) -> TcpSegment<'a> {
     }
 }
 
+/// The SCTP packet of a frame that [`classify`] accepted.
+#[inline]
+pub fn sctp_packet<'a, A>(frame: &'a [u8], h: &Headers<A>) -> SctpPacket<'a> {
+    let b = &frame[usize::from(h.l4)..usize::from(h.end)];
+    SctpPacket { vtag: be32(b, 4), chunks: &b[12..] }
+}
+
 /// What verifying a transport checksum found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChecksumState {
     /// Right, absent, or of a protocol whose checksum is not verified.
     Good,
-    /// Only the pseudo header's sum stands in the field: the sender left the rest to its network card.
-    /// Holds the complete checksum.
-    Partial(u16),
+    /// The sender left it to its network card: only the pseudo header's sum stands in the field, for SCTP
+    /// nothing. [`complete`] finishes it.
+    Partial,
     /// Wrong.
     Bad,
 }
@@ -126,7 +148,6 @@ pub fn checksum_offset<A: Ip>(proto: u8) -> Option<usize> {
         protocol::TCP => Some(16),
         protocol::UDP => Some(6),
         p if p == A::ICMP => Some(2),
-        protocol::DCCP => Some(6),
         _ => None,
     }
 }
@@ -134,10 +155,17 @@ pub fn checksum_offset<A: Ip>(proto: u8) -> Option<usize> {
 /// Verifies the transport checksum of an unfragmented packet over the whole IP payload, as netfilter does.
 #[inline]
 pub fn verify<A: Ip>(frame: &[u8], h: &Headers<A>) -> ChecksumState {
+    let b = &frame[usize::from(h.l4)..usize::from(h.end)];
+    if h.proto == protocol::SCTP {
+        return match be32(b, 8) {
+            c if c == crc32c::of_packet(b) => ChecksumState::Good,
+            0 => ChecksumState::Partial,
+            _ => ChecksumState::Bad,
+        };
+    }
     if !is_verified(h.proto) {
         return ChecksumState::Good;
     }
-    let b = &frame[usize::from(h.l4)..usize::from(h.end)];
     verify_sum(frame, h, sum(b), b.len())
 }
 
@@ -162,11 +190,21 @@ pub fn verify_sum<A: Ip>(frame: &[u8], h: &Headers<A>, total: u64, len: usize) -
         return ChecksumState::Good;
     }
     if matches!(h.proto, protocol::TCP | protocol::UDP) && be16(b, at) == fold(pseudo) {
-        // The sum over the segment includes the pseudo header, which stands in the field.
-        let c = !fold(total);
-        return ChecksumState::Partial(if c == 0 && h.proto == protocol::UDP { 0xffff } else { c });
+        return ChecksumState::Partial;
     }
     ChecksumState::Bad
+}
+
+/// Completes a checksum that [`verify_sum`] found to be partial. `total` is the sum over the payload, which
+/// includes the pseudo header's that stands in the field.
+pub fn complete<A: Ip>(frame: &mut [u8], h: &Headers<A>, total: u64) {
+    let b = &mut frame[usize::from(h.l4)..usize::from(h.end)];
+    if h.proto == protocol::SCTP {
+        crc32c::fill(b);
+    } else if let Some(at) = checksum_offset::<A>(h.proto) {
+        let c = !fold(total);
+        put16(b, at, if c == 0 && h.proto == protocol::UDP { 0xffff } else { c });
+    }
 }
 
 /// Writes new ports (or the ICMP identifier) and updates the transport checksum for them and for the
@@ -175,7 +213,7 @@ pub fn verify_sum<A: Ip>(frame: &[u8], h: &Headers<A>, total: u64, len: usize) -
 pub fn rewrite<A: Ip>(frame: &mut [u8], h: &Headers<A>, sport: u16, dport: u16, addresses: Delta) {
     let b = &mut frame[usize::from(h.l4)..usize::from(h.end)];
     match h.proto {
-        protocol::TCP | protocol::UDP | protocol::DCCP | protocol::UDPLITE => {
+        protocol::TCP | protocol::UDP | protocol::UDPLITE => {
             let delta = addresses
                 .and(Delta::new(u64::from(be16(b, 0)) + u64::from(be16(b, 2)), u64::from(sport) + u64::from(dport)));
             put16(b, 0, sport);
@@ -193,7 +231,7 @@ pub fn rewrite<A: Ip>(frame: &mut [u8], h: &Headers<A>, sport: u16, dport: u16, 
             put16(b, 2, dport);
             // CRC32c does not cover the addresses. A quoted packet is not whole, its CRC stays as it is.
             if changed && b.len() >= 12 && h.fragment.is_none() {
-                super::crc32c::fill(b);
+                crc32c::fill(b);
             }
         }
         p if p == A::ICMP => {

@@ -45,9 +45,9 @@ pub struct Match {
     pub destination: Option<AddressSet>,
     /// Transport protocols by number. ICMP and ICMPv6 are 1 and 58.
     pub protocols: Option<Vec<u8>>,
-    /// Source port; holds for TCP, UDP, UDP-Lite, SCTP and DCCP only.
+    /// Source port; holds for TCP, UDP, UDP-Lite and SCTP only.
     pub source_port: Option<PortSet>,
-    /// Destination port; holds for TCP, UDP, UDP-Lite, SCTP and DCCP only.
+    /// Destination port; holds for TCP, UDP, UDP-Lite and SCTP only.
     pub destination_port: Option<PortSet>,
     /// The packet's tracking state.
     pub states: Option<States>,

@@ -9,7 +9,7 @@ use super::shared::Handed;
 use crate::conntrack::fragment::{Collected, Fragments, Piece};
 use crate::io::Port;
 use crate::packet::transport::{self, ChecksumState, Transport};
-use crate::packet::{FragmentInfo, Headers, checksum, protocol, put16};
+use crate::packet::{FragmentInfo, Headers, checksum, protocol};
 
 /// Fragments may wait in one frame of this many.
 const FRAGMENT_SHARE: u32 = 4;
@@ -60,11 +60,9 @@ fn complete<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A
     // Asked as a fragment: lengths in its transport header are the whole's.
     whole.transport = transport::classify(b, &first.headers);
     match transport::verify_sum(b, &whole.headers, sum, first.headers.transport_length() + later) {
-        ChecksumState::Partial(c) => {
-            if let Some(at) = transport::checksum_offset::<A>(whole.headers.proto) {
-                put16(w.pool.bytes_mut(first.frame), usize::from(first.headers.l4) + at, c);
-                w.counters().checksums_completed.inc();
-            }
+        ChecksumState::Partial => {
+            transport::complete(w.pool.bytes_mut(first.frame), &whole.headers, sum);
+            w.counters().checksums_completed.inc();
         }
         // The CRC of SCTP could be mended only over all pieces.
         _ if whole.headers.proto == protocol::SCTP => whole.transport = Transport::Invalid,

@@ -16,7 +16,7 @@ use crate::conntrack::Ticks;
 use crate::conntrack::region::prefetch;
 use crate::io::{BURST, Frame, FramePool, Port};
 use crate::packet::transport::{self, ChecksumState, Transport};
-use crate::packet::{ETHERNET, V4, V6, be16, put16};
+use crate::packet::{ETHERNET, V4, V6, be16, checksum};
 use crate::policy::InterfaceId;
 
 /// Housekeeping happens this often.
@@ -281,11 +281,11 @@ fn stage_one<P: Port, A: Member>(
     if headers.fragment.is_none() && matches!(transport, Transport::Flow(_)) {
         match transport::verify(b, &headers) {
             ChecksumState::Good => {}
-            ChecksumState::Partial(c) => {
-                if let Some(at) = transport::checksum_offset::<A>(headers.proto) {
-                    put16(w.pool.bytes_mut(f), usize::from(headers.l4) + at, c);
-                    w.counters().checksums_completed.inc();
-                }
+            ChecksumState::Partial => {
+                let b = w.pool.bytes_mut(f);
+                let total = checksum::sum(&b[usize::from(headers.l4)..usize::from(headers.end)]);
+                transport::complete(b, &headers, total);
+                w.counters().checksums_completed.inc();
             }
             ChecksumState::Bad if w.snapshot.policy.checksum => transport = Transport::Invalid,
             ChecksumState::Bad => {}

@@ -12,7 +12,7 @@ use crossbeam::queue::ArrayQueue;
 
 use super::counters::Counters;
 use super::directory::Directory;
-use crate::conntrack::{Expectations, SlabView, Status, TcpState, Ticks};
+use crate::conntrack::{Expectations, SlabView, Status, Ticks};
 use crate::io::EventFd;
 use crate::policy::InterfaceId;
 use crate::snapshot::Published;
@@ -184,8 +184,8 @@ pub struct ConnectionInfo {
     pub reply: FlowInfo,
     /// Milliseconds until it expires.
     pub remaining_ms: u32,
-    /// TCP state, for TCP.
-    pub tcp: Option<TcpState>,
+    /// The state's name, for TCP and SCTP.
+    pub state: Option<&'static str>,
     /// Status bits.
     pub status: Status,
     /// Connection mark.

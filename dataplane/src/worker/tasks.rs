@@ -131,8 +131,9 @@ fn info<P: Port, A: Address>(w: &Core<P>, c: &Connection<A>) -> ConnectionInfo {
         original: flow(Direction::Original),
         reply: flow(Direction::Reply),
         remaining_ms: c.deadline.remaining_ms(w.now),
-        tcp: match &c.private {
-            Private::Tcp(t) => Some(t.state()),
+        state: match &c.private {
+            Private::Tcp(t) => Some(t.state().label()),
+            Private::Sctp(t) => Some(t.state().label()),
             _ => None,
         },
         status: c.status,

@@ -2,8 +2,9 @@
 
 use super::core::Core;
 use super::family::{Family, Packet};
+use crate::conntrack::sctp::SctpOutcome;
 use crate::conntrack::tcp::{TcpOutcome, TcpSegment};
-use crate::conntrack::{Connection, Direction, Private, Status, TcpTrack, Ticks};
+use crate::conntrack::{Connection, Direction, Private, SctpTrack, Status, TcpTrack, Ticks};
 use crate::io::Port;
 use crate::packet::{Ip, protocol, transport};
 
@@ -31,6 +32,7 @@ pub(super) fn begin<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>) -> Option<Privat
             TcpTrack::new(&segment, &w.snapshot.policy.tcp).map(Private::Tcp)
         }
         protocol::UDP | protocol::UDPLITE => Some(Private::Udp { stream_from: w.now.after(STREAM_AFTER_S) }),
+        protocol::SCTP => SctpTrack::new(&transport::sctp_packet(frame, &p.headers)).map(Private::Sctp),
         // Only requests begin something (netfilter's `valid_new`).
         protocol::ICMP if A::ICMP == protocol::ICMP => matches!(frame[at], 8 | 13 | 15 | 17).then_some(Private::Plain),
         protocol::ICMPV6 if A::ICMP == protocol::ICMPV6 => matches!(frame[at], 128 | 139).then_some(Private::Plain),
@@ -91,6 +93,19 @@ pub(super) fn follow<P: Port, A: Ip>(
                 t.udp
             }
         }
+        Private::Sctp(track) => match track.track(d, &transport::sctp_packet(w.pool.bytes(p.frame), &p.headers), t) {
+            SctpOutcome::Accept { timeout, assured } => {
+                if assured {
+                    c.status.insert(Status::ASSURED);
+                }
+                timeout
+            }
+            SctpOutcome::Ignore => {
+                seen(c, d);
+                return (Tracked::Valid, None);
+            }
+            SctpOutcome::Invalid => return (Tracked::Invalid, None),
+        },
         Private::Plain => match c.proto {
             protocol::ICMP => t.icmp,
             protocol::ICMPV6 => t.icmpv6,

@@ -101,7 +101,8 @@ impl Lab {
             "for i in 0 1; do ip addr add 10.$((i+1)).0.1/24 dev d$i; ip addr add fd0$((i+1))::1/64 dev d$i nodad
              ip link set d$i up; ethtool -K d$i gro on; done
              ip neigh add 10.1.0.2 lladdr 02:00:00:00:01:02 dev d0; ip neigh add 10.2.0.2 lladdr 02:00:00:00:02:02 dev d1
-             echo 1 > /proc/sys/net/ipv4/ip_forward",
+             ip neigh add fd01::2 lladdr 02:00:00:00:01:02 dev d0; ip neigh add fd02::2 lladdr 02:00:00:00:02:02 dev d1
+             echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding",
         );
         lab
     }

@@ -79,7 +79,9 @@ def smaller_mtu_beyond_the_gateway(lab, row):
 
 @test(workers=BOTH, wan_mtu=1400)
 def tcp_over_a_smaller_mtu(lab):
-    """TCP moves files both ways although the two links' MTUs differ."""
+    """TCP moves files both ways although the server announces segments that its link cannot carry."""
+    lab.server.batch(['route replace default via %s advmss 1440' % WAN6,
+                      'route replace 198.51.100.0/24 dev eth0 src %s advmss 1460' % SERVER])
     files = lab.serve(lab.server)
     digest = random_file(os.path.join(files, 'file'), 8)
     for address in (SERVER, SERVER6):
@@ -87,6 +89,7 @@ def tcp_over_a_smaller_mtu(lab):
         assert sha256(lab.path('down')) == digest
         transfer(lab.client, url(address, path='/up'), '-T', lab.path('down'))
         assert sha256(os.path.join(files, 'up')) == digest
+        assert 'mtu 1400' in lab.client.ip('route', 'get', address), 'no segment was too big: the test is void'
 
 
 @test(workers=BOTH, rows=[('v4', SERVER), ('v6', SERVER6)])

@@ -78,8 +78,7 @@ pub(crate) fn run(a: &Arguments) -> Result<()> {
     let mut client = Client { server: a.server, started: 0, answered: 0, errors: 0 };
     let start = Instant::now();
     let duration = Duration::from_secs_f64(a.seconds);
-    let mut connections =
-        (0..a.concurrency).map(|i| client.connect(poll.registry(), i)).collect::<Result<Vec<_>>>()?;
+    let mut connections = (0..a.concurrency).map(|i| client.connect(poll.registry(), i)).collect::<Result<Vec<_>>>()?;
     while start.elapsed() < duration {
         poll.poll(&mut events, Some(PATIENCE))?;
         for event in &events {

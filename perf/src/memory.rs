@@ -131,14 +131,16 @@ fn resident() -> Result<u64> {
     Ok(pages * 4096)
 }
 
-/// Runs all in-memory benches.
+/// Runs all in-memory benches, prints and writes the figures.
 ///
 /// # Errors
 /// When a frame was not forwarded: the figures would be of something else.
-pub(crate) fn run(report: &mut Report, quick: bool) -> Result<()> {
+pub(crate) fn run(a: &Arguments) -> Result<()> {
+    let mut report = Report::default();
     let sizes: &[(u32, &str, f64)] =
         &[(1000, "1k", 20.0), (65_536, "64k", 24.0), (1_000_000, "1M", 32.0), (10_000_000, "10M", 40.0)];
-    for (flows, name, budget) in sizes.iter().take(if quick { 2 } else { 4 }) {
+    let show = |f: &Figure| println!("{f}");
+    for (flows, name, budget) in sizes.iter().take(if a.quick { 2 } else { 4 }) {
         let mut b = Bench::new(flows + flows / 8 + 1024)?;
         let before = resident()?;
         let setup = b.run(*flows, Order::Sequential, u64::from(*flows), 0)?;
@@ -146,18 +148,20 @@ pub(crate) fn run(report: &mut Report, quick: bool) -> Result<()> {
         let memory = resident()?;
         // Replies make the connections two-sided, in an order that is not the one of creation.
         b.run(*flows, Order::Sequential, 0, u64::from(*flows))?;
-        let packets = if quick { 1 << 19 } else { 1 << 22 };
+        let packets = if a.quick { 1 << 19 } else { 1 << 22 };
         let mut samples: Vec<f64> = (0..7)
             .map(|_| Ok(b.run(*flows, Order::Random, packets / 2, packets / 2)?.as_nanos() as f64 / packets as f64))
             .collect::<Result<_>>()?;
         samples.sort_by(f64::total_cmp);
-        report.add_below(&format!("udp-snat-established-{name}"), samples[3], "ns/packet", Some(*budget));
-        report.add_below(&format!("udp-snat-established-{name}-spread"), samples[6] - samples[0], "ns/packet", None);
+        let name = format!("udp-snat-established-{name}");
+        show(report.add_below(&name, samples[3], "ns/packet", Some(*budget)));
+        show(report.add_below(&format!("{name}-spread"), samples[6] - samples[0], "ns/packet", None));
         if *flows == 1_000_000 {
-            report.add_above("udp-snat-cps-1M", 1e-6 * f64::from(*flows) / setup.as_secs_f64(), "M/s", Some(5.0));
-            report.add_below("memory-1M", memory as f64 / 1e6, "MB", Some(250.0));
-            report.add_below("memory-before-1M", before as f64 / 1e6, "MB", None);
+            let rate = 1e-6 * f64::from(*flows) / setup.as_secs_f64();
+            show(report.add_above("udp-snat-cps-1M", rate, "M/s", Some(5.0)));
+            show(report.add_below("memory-1M", memory as f64 / 1e6, "MB", Some(250.0)));
+            show(report.add_below("memory-before-1M", before as f64 / 1e6, "MB", None));
         }
     }
-    Ok(())
+    report.write(&a.output)
 }

@@ -43,8 +43,7 @@ impl Sink {
     /// When the program cannot be loaded or attached.
     pub(crate) fn new(interface: &str, source: Ipv4Addr) -> Result<Self> {
         let mut ebpf = Ebpf::load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sink.bpf.o")))?;
-        let mut expected: Array<MapData, [u8; 8]> =
-            Array::try_from(ebpf.take_map("expected").context("no such map")?)?;
+        let mut expected: Array<MapData, [u8; 8]> = Array::try_from(ebpf.take_map("expected").context("no such map")?)?;
         let mut e = [0; 8];
         e[..4].copy_from_slice(&u32::from(source).to_ne_bytes());
         e[4..6].copy_from_slice(&PORT.to_ne_bytes());

@@ -71,19 +71,37 @@ impl Lab {
             run(Command::new("nsenter").args([&enter(ns), "ethtool", "-K", port, "gro", "on"]))?;
         }
         for (ns, port) in [(&client, CLIENT_PORT), (&server, SERVER_PORT)] {
-            run(Command::new("nsenter")
-                .args([&enter(ns), "ethtool", "-K", port, "tx", "off", "tso", "off", "gso", "off"]))?;
+            run(Command::new("nsenter").args([
+                &enter(ns),
+                "ethtool",
+                "-K",
+                port,
+                "tx",
+                "off",
+                "tso",
+                "off",
+                "gso",
+                "off",
+            ]))?;
         }
         let neighbour = |address: Ipv4Addr, mac: Mac, port: &str| {
             format!("neigh replace {address} lladdr {mac} nud permanent dev {port}")
         };
         batch(
             &client,
-            &[&neighbour(INSIDE, INSIDE_MAC, CLIENT_PORT), &format!("route add default via {INSIDE}"), "link set lo up"],
+            &[
+                &neighbour(INSIDE, INSIDE_MAC, CLIENT_PORT),
+                &format!("route add default via {INSIDE}"),
+                "link set lo up",
+            ],
         )?;
         batch(
             &server,
-            &[&neighbour(OUTSIDE, OUTSIDE_MAC, SERVER_PORT), &format!("route add default via {OUTSIDE}"), "link set lo up"],
+            &[
+                &neighbour(OUTSIDE, OUTSIDE_MAC, SERVER_PORT),
+                &format!("route add default via {OUTSIDE}"),
+                "link set lo up",
+            ],
         )?;
         batch(
             &gateway,

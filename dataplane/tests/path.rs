@@ -189,3 +189,149 @@ fn a_full_table_drops_what_is_not_assured_and_refuses_nothing_untranslated() {
     }
     assert!(g.shared.workers[0].counters.early_dropped.get() > 400);
 }
+
+fn tcp(src: &str, dst: &str, ports: (u16, u16), seq: u32, ack: Option<u32>, payload: &[u8]) -> Vec<u8> {
+    let b = PacketBuilder::ipv4(four(src), four(dst), 64).tcp(ports.0, ports.1, seq, 60_000);
+    let b = match ack {
+        Some(n) => b.ack(n),
+        None => b.syn(),
+    };
+    let mut v = Vec::new();
+    b.write(&mut v, payload).unwrap();
+    v
+}
+
+#[test]
+fn full_cone_admits_strangers_as_its_filtering_says() {
+    use dataplane::policy::{Filtering, PortChoice, SourceTranslation};
+    for (filtering, stranger, other_port) in [
+        (Filtering::EndpointIndependent, true, true),
+        (Filtering::AddressDependent, false, true),
+        (Filtering::EndpointDependent, false, false),
+    ] {
+        for workers in [1, 2] {
+            let mut p = policy();
+            let choice = PortChoice { independent: Some(filtering), ..PortChoice::default() };
+            p.source_nat[0].translate = SourceTranslation::Masquerade(choice);
+            let mut g = Gateway::new(workers, p, fib());
+            let last = workers - 1;
+            // Another host has the port: the mapping is to another one, and the same for every remote.
+            g.packet(LAN, &udp("10.10.0.9", SERVER, 4000, 53, b"x"));
+            let port = read(&g.packet(LAN, &udp(CLIENT, SERVER, 4000, 53, b"x"))[0].1).2;
+            assert_ne!(port, 4000);
+            let again = g.packet_at(last, LAN, &udp(CLIENT, "203.0.113.99", 4000, 54, b"x"));
+            assert_eq!(read(&again[0].1).2, port, "the mapping is endpoint-independent");
+            let from = |g: &mut Gateway, host: &str, sport| {
+                g.packet_at(last, WAN, &udp(host, OUTSIDE, sport, port, b"in")).len()
+            };
+            assert_eq!(from(&mut g, "203.0.113.7", 9), usize::from(stranger));
+            assert_eq!(from(&mut g, SERVER, 9), usize::from(other_port));
+            assert_eq!(from(&mut g, SERVER, 53), 1);
+            // Hairpin: the other host reaches the client by its outside endpoint.
+            if stranger {
+                let round = g.packet(LAN, &udp("10.10.0.9", OUTSIDE, 5000, port, b"x"));
+                assert_eq!((round[0].0, read(&round[0].1).1), (LAN, CLIENT.to_string()));
+            }
+        }
+    }
+}
+
+#[test]
+fn limits_marks_and_timeouts_of_rules() {
+    use dataplane::conntrack::Timeouts;
+    use dataplane::policy::SourceLimits;
+    let mut p = policy();
+    p.limits = SourceLimits { connections: 3, rate: 0 };
+    p.rules[2].mark = Some(7);
+    p.rules[2].timeouts = 1;
+    p.timeouts = vec![Timeouts::linux(), Timeouts { udp: 1, ..Timeouts::linux() }];
+    let mut g = Gateway::new(1, p, fib());
+    let made = |g: &mut Gateway| {
+        (1..10).filter(|n| !g.packet(LAN, &udp(CLIENT, SERVER, 4000 + n, 53, b"x")).is_empty()).count()
+    };
+    assert_eq!(made(&mut g), 3);
+    assert_eq!(g.drops(DropReason::SourceConnections), 6);
+    assert_eq!(g.packet(LAN, &udp("10.10.0.3", SERVER, 4000, 53, b"x")).len(), 1);
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert!(g.packet(WAN, &udp(SERVER, OUTSIDE, 53, 4001, b"late")).is_empty(), "the rule's timeout is over");
+}
+
+#[test]
+fn static_prefixes_translate_both_ways() {
+    use dataplane::policy::{
+        AddressSet, DestinationNat, DestinationTranslation, Match, PrefixMap, SourceNat, SourceTranslation,
+    };
+    let map = PrefixMap { inside: ip("10.10.0.16"), outside: ip("198.51.100.16"), length: 28, neutral: false };
+    let range = |a: &str, b: &str| Some(AddressSet::new([(ip(a), ip(b))]));
+    let mut p = policy();
+    p.source_nat.insert(
+        0,
+        SourceNat {
+            name: "static".into(),
+            matcher: Match { source: range("10.10.0.16", "10.10.0.31"), ..Match::default() },
+            translate: SourceTranslation::Prefix(map),
+        },
+    );
+    p.destination_nat.insert(
+        0,
+        DestinationNat {
+            name: "static".into(),
+            matcher: Match { destination: range("198.51.100.16", "198.51.100.31"), ..Match::default() },
+            translate: DestinationTranslation::Prefix(map),
+        },
+    );
+    let mut g = Gateway::new(1, p, fib());
+    let out = g.packet(LAN, &udp("10.10.0.20", SERVER, 4000, 53, b"x"));
+    assert_eq!(read(&out[0].1), ("198.51.100.20".into(), SERVER.into(), 4000, 53));
+    let inward = g.packet(WAN, &udp(SERVER, "198.51.100.21", 9, 80, b"x"));
+    assert_eq!(read(&inward[0].1), (SERVER.into(), "10.10.0.21".into(), 9, 80));
+    let back = g.packet(LAN, &udp("10.10.0.21", SERVER, 80, 9, b"x"));
+    assert_eq!(read(&back[0].1), ("198.51.100.21".into(), SERVER.into(), 80, 9));
+}
+
+#[test]
+fn ftp_port_command_is_translated_and_its_connection_admitted_once() {
+    use dataplane::helper::HelperKind;
+    let mut p = policy();
+    p.helpers = vec![(HelperKind::Ftp, 21)];
+    let mut g = Gateway::new(2, p, fib());
+    let (c, s) = ((4000, 21), (21, 4000));
+    g.packet(LAN, &tcp(CLIENT, SERVER, c, 1000, None, b""));
+    let mut synack = Vec::new();
+    let b = PacketBuilder::ipv4(four(SERVER), four(OUTSIDE), 64).tcp(21, 4000, 5000, 60_000).syn().ack(1001);
+    b.write(&mut synack, &[]).unwrap();
+    g.packet(WAN, &synack);
+    g.packet(LAN, &tcp(CLIENT, SERVER, c, 1001, Some(5001), b""));
+    g.packet(WAN, &tcp(SERVER, OUTSIDE, s, 5001, Some(1001), b"220 ready\r\n"));
+    g.packet(LAN, &tcp(CLIENT, SERVER, c, 1001, Some(5012), b"USER x\r\n"));
+    let port = b"PORT 10,10,0,2,78,32\r\n";
+    let out = g.packet(LAN, &tcp(CLIENT, SERVER, c, 1009, Some(5012), port));
+    let text = String::from_utf8_lossy(&out[0].1[40..]).into_owned();
+    assert_eq!(text, "PORT 198,51,100,1,78,32\r\n");
+    // The acknowledgement of the longer text comes back as that of the shorter one.
+    let back = g.packet(WAN, &tcp(SERVER, OUTSIDE, s, 5012, Some(1009 + text.len() as u32), b""));
+    assert_eq!(u32::from_be_bytes(back[0].1[28..32].try_into().unwrap()), 1009 + port.len() as u32);
+    let next = g.packet(LAN, &tcp(CLIENT, SERVER, c, 1009 + port.len() as u32, Some(5012), b"LIST\r\n"));
+    assert_eq!(u32::from_be_bytes(next[0].1[24..28].try_into().unwrap()), 1009 + text.len() as u32);
+    // On the other worker: the server's data connection, once.
+    let data = g.packet_at(1, WAN, &tcp(SERVER, OUTSIDE, (20, 20_000), 1, None, b""));
+    assert_eq!(data.len(), 1);
+    assert_eq!(
+        (data[0].0, &data[0].1[16..20], &data[0].1[22..24]),
+        (LAN, &four(CLIENT)[..], &20_000u16.to_be_bytes()[..])
+    );
+    assert!(g.packet_at(1, WAN, &tcp(SERVER, OUTSIDE, (21, 20_000), 1, None, b"")).is_empty());
+}
+
+#[test]
+fn mss_is_lowered_to_the_smaller_link() {
+    let mut p = policy();
+    p.clamp_mss = true;
+    let mut g = Gateway::new(1, p, fib());
+    let b = PacketBuilder::ipv4(four(CLIENT), four(SERVER), 64).tcp(4000, 80, 1, 60_000).syn();
+    let b = b.options(&[etherparse::TcpOptionElement::MaximumSegmentSize(1460)]).unwrap();
+    let mut v = Vec::new();
+    b.write(&mut v, &[]).unwrap();
+    let out = g.packet(LAN, &v);
+    assert_eq!(&out[0].1[40..44], &[2, 4, (1360u16 >> 8) as u8, (1360u16 & 0xff) as u8]);
+}

@@ -10,7 +10,7 @@ use dataplane::conntrack::CtState;
 use dataplane::io::FramePool;
 use dataplane::packet::{Address, V4};
 use dataplane::policy::{
-    Action, AddressSet, InterfacePolicy, Match, Policy, Rule, SourceNat, SourceTranslation, States, Zones,
+    Action, AddressSet, InterfacePolicy, Match, Policy, PortChoice, Rule, SourceNat, SourceTranslation, States, Zones,
 };
 use dataplane::route::{Fib, Interface, Mac, NextHop, Target};
 use dataplane::worker::shared::Shared;
@@ -62,7 +62,7 @@ fn policy(max_connections: u32) -> Policy {
         source_nat: vec![SourceNat {
             name: "internet".into(),
             matcher: Match { from: inside, to: outside, source: net(0x0a00_0000, 0x0aff_ffff), ..Match::default() },
-            translate: SourceTranslation::Masquerade { ports: None, random: false },
+            translate: SourceTranslation::Masquerade(PortChoice::default()),
         }],
         checksum: true,
         max_connections,

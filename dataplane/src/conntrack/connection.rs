@@ -44,6 +44,14 @@ impl Status {
     pub const DYING: Status = Status(1 << 9);
     /// Sequence numbers are adjusted after a helper changed payload lengths.
     pub const SEQ_ADJUST: Status = Status(1 << 6);
+    /// Counted in its source's mapping ([`crate::nat::Mappings`]), the source being the original one.
+    pub const MAPPED: Status = Status(1 << 7);
+    /// Admitted by a mapping and counted in it; the mapping's source is where its replies come from.
+    pub const MAPPED_INBOUND: Status = Status(1 << 8);
+    /// Counted among its source's connections.
+    pub const COUNTED: Status = Status(1 << 10);
+    /// Holds something beside its slot that must be given back.
+    pub const HELD: Status = Status(1 << 7 | 1 << 8 | 1 << 10 | 1 << 13);
     /// A helper reads its packets.
     pub const HELPER: Status = Status(1 << 13);
 
@@ -110,6 +118,8 @@ pub struct Connection<A> {
     pub mark: u32,
     /// Index of the rule that admitted it, `u16::MAX` for the default.
     pub rule: u16,
+    /// Index of its timeouts in the policy.
+    pub timeouts: u8,
 }
 
 const _: () = assert!(size_of::<Connection<crate::packet::V4>>() == 128);
@@ -131,6 +141,7 @@ impl<A: Address> Connection<A> {
             private,
             mark: 0,
             rule: u16::MAX,
+            timeouts: 0,
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Ticks;
+use crate::helper::HelperKind;
 
 /// Where an expected connection goes; the key expectations are found by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,12 +36,14 @@ pub struct Master {
 pub struct Expectation {
     /// Where its first packet goes.
     pub target: ExpectedTarget,
-    /// Where its first packet comes from; any port when the port is `None`.
-    pub source: IpAddr,
-    /// Source port of its first packet, if it is known.
-    pub source_port: Option<u16>,
-    /// Where to translate its destination to, when the announcement was translated.
-    pub translate: Option<(IpAddr, u16)>,
+    /// Where its first packet comes from, from any port; `None`: from anywhere.
+    pub source: Option<IpAddr>,
+    /// Where its destination is translated to; the same as `target` when it is not.
+    pub listener: (IpAddr, u16),
+    /// What its source is translated to: how the listener knows the other end of the master connection.
+    pub source_to: Option<IpAddr>,
+    /// The helper that read the announcement.
+    pub helper: HelperKind,
     /// The connection that announced it.
     pub master: Master,
     /// When it is forgotten.
@@ -48,8 +51,6 @@ pub struct Expectation {
 }
 
 const SHARDS: usize = 16;
-/// Expectations of one connection; the oldest gives way (netfilter's `max_expected` of its helpers).
-const PER_MASTER: usize = 8;
 /// Expectations in all (netfilter's `nf_conntrack_expect_max`), shared out over the shards.
 const PER_SHARD: usize = 4096 / SHARDS;
 
@@ -75,14 +76,16 @@ impl Expectations {
         self.len() == 0
     }
 
-    /// Adds an expectation, replacing an equal one of the same master. False when a limit is reached.
+    /// Adds an expectation, replacing an equal one of the same master. False when another master expects
+    /// the same, or the limit is reached.
     pub fn insert(&self, e: Expectation, now: Ticks) -> bool {
         let mut shard = self.shard(&e.target).lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let all: usize = shard.values().map(Vec::len).sum();
         let list = shard.entry(e.target).or_default();
         let before = list.len();
         list.retain(|x| !x.expires.reached(now) && !(x.master == e.master && x.source == e.source));
-        let ok = all < PER_SHARD && list.iter().filter(|x| x.master == e.master).count() < PER_MASTER;
+        let clash = list.iter().any(|x| x.source == e.source || x.source.is_none() || e.source.is_none());
+        let ok = all < PER_SHARD && !clash;
         if ok {
             list.push(e);
         }
@@ -91,16 +94,25 @@ impl Expectations {
         ok
     }
 
+    /// Makes room for one more expectation of a master that may have `max`: the oldest give way.
+    pub fn limit(&self, master: Master, max: usize) {
+        let mut own: Vec<Expectation> = self.list().into_iter().filter(|e| e.master == master).collect();
+        if own.len() < max {
+            return;
+        }
+        own.sort_by_key(|e| e.expires.0);
+        let stale = &own[..own.len() + 1 - max];
+        self.retain(|e| !stale.contains(e));
+    }
+
     /// Takes the expectation a first packet fulfils, if there is one: it is used once.
-    pub fn take(&self, target: ExpectedTarget, source: IpAddr, source_port: u16, now: Ticks) -> Option<Expectation> {
+    pub fn take(&self, target: ExpectedTarget, source: IpAddr, now: Ticks) -> Option<Expectation> {
         if self.is_empty() {
             return None;
         }
         let mut shard = self.shard(&target).lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let list = shard.get_mut(&target)?;
-        let at = list.iter().position(|e| {
-            e.source == source && e.source_port.is_none_or(|p| p == source_port) && !e.expires.reached(now)
-        })?;
+        let at = list.iter().position(|e| e.source.is_none_or(|s| s == source) && !e.expires.reached(now))?;
         let e = list.swap_remove(at);
         if list.is_empty() {
             shard.remove(&target);

@@ -1,26 +1,73 @@
-//! Destination translation: port forwards.
+//! Destination translation: port forwards, prefixes.
 
+use std::hash::{BuildHasher, Hasher};
+use std::net::IpAddr;
+
+use ahash::RandomState;
+
+use super::prefix;
 use crate::conntrack::Key;
 use crate::packet::{Ip, protocol};
-use crate::policy::DestinationNat;
+use crate::policy::{DestinationNat, DestinationTranslation};
 
-/// The flow with its destination translated by `rule`; `None` when no backend is of its family.
+/// The flow with its destination translated by `rule`; `None` when the rule has nothing for its family.
 ///
-/// With several backends a source always meets the same one. A forward of a port range to a first port
-/// keeps each port's distance from the range's first.
+/// A forward of a port range to a first port keeps each port's distance from the range's first.
 pub fn destination<A: Ip>(rule: &DestinationNat, flow: &Key<A>) -> Option<Key<A>> {
-    let n = rule.to.len() as u64;
-    let pick = if n == 1 { 0 } else { flow.tuple.src.sum().wrapping_mul(0x9e37_79b9) % n.max(1) };
-    let to = A::from_ip(*rule.to.get(pick as usize)?)?;
     let mut translated = *flow;
-    translated.tuple.dst = to;
-    if let Some(port) = rule.port.filter(|_| protocol::has_ports(flow.proto)) {
-        let matched = rule.matcher.destination_port.as_ref().map_or(&[][..], |s| s.ranges());
-        let shift = matched
-            .iter()
-            .find(|(a, b)| (*a..=*b).contains(&flow.tuple.dport))
-            .map_or(0, |(a, _)| flow.tuple.dport - a);
-        translated.tuple.dport = port.wrapping_add(shift);
+    match &rule.translate {
+        DestinationTranslation::None => {}
+        DestinationTranslation::Prefix(map) => translated.tuple.dst = prefix::inward(map, flow.tuple.dst)?,
+        DestinationTranslation::To { addresses, port } => {
+            translated.tuple.dst = A::from_ip(backend(addresses, flow.tuple.src.ip())?)?;
+            if let Some(port) = port.filter(|_| protocol::has_ports(flow.proto)) {
+                let matched = rule.matcher.destination_port.as_ref().map_or(&[][..], |s| s.ranges());
+                let range = matched.iter().find(|(a, b)| (*a..=*b).contains(&flow.tuple.dport));
+                translated.tuple.dport = port.wrapping_add(range.map_or(0, |(a, _)| flow.tuple.dport - a));
+            }
+        }
     }
     Some(translated)
+}
+
+/// The backend of a source: the one of highest weight for it (rendezvous hashing), so that a source always
+/// meets the same one, and a backend that is added or taken away moves only its own sources.
+fn backend(all: &[IpAddr], source: IpAddr) -> Option<IpAddr> {
+    if all.len() == 1 {
+        return all.first().copied();
+    }
+    // Fixed keys: the choice must outlive the daemon and agree between two gateways.
+    let keys = RandomState::with_seeds(1, 2, 3, 4);
+    let weight = |b: &&IpAddr| {
+        let mut h = keys.build_hasher();
+        for ip in [source, **b] {
+            match ip {
+                IpAddr::V4(a) => h.write_u32(a.into()),
+                IpAddr::V6(a) => h.write_u128(a.into()),
+            }
+        }
+        h.finish()
+    };
+    all.iter().max_by_key(weight).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_removed_backends_sources_move() {
+        let ip = |net: u8, n: u8| IpAddr::from([10, net, 0, n]);
+        let all: Vec<IpAddr> = (1..=5).map(|n| ip(1, n)).collect();
+        let less: Vec<IpAddr> = all.iter().copied().filter(|a| *a != ip(1, 3)).collect();
+        let mut counts = [0; 6];
+        for n in 0..=255 {
+            let before = backend(&all, ip(9, n)).unwrap();
+            let after = backend(&less, ip(9, n)).unwrap();
+            assert!(before == after || before == ip(1, 3));
+            let IpAddr::V4(b) = before else { unreachable!() };
+            counts[usize::from(b.octets()[3])] += 1;
+        }
+        assert!(counts[1..].iter().all(|n| (25..90).contains(n)), "{counts:?}");
+    }
 }

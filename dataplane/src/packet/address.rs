@@ -22,6 +22,10 @@ pub trait Address: Copy + Eq + Ord + Hash + Default + fmt::Debug + fmt::Display 
     fn offset(self, n: u64) -> Self;
     /// `self - from`, or `u64::MAX` when it does not fit.
     fn distance(self, from: Self) -> u64;
+    /// `self - from` as a number, wrapping within 128 bits.
+    fn distance_wide(self, from: Self) -> u128;
+    /// `self + n`, wrapping within the family.
+    fn offset_wide(self, n: u128) -> Self;
     /// Ones' complement sum of the address's 16-bit words, not folded.
     fn sum(self) -> u64;
     /// Feeds the address to a hasher in as few writes as possible.
@@ -82,6 +86,14 @@ impl Address for V4 {
         u64::from(self.0.wrapping_sub(from.0))
     }
 
+    fn distance_wide(self, from: Self) -> u128 {
+        u128::from(self.distance(from))
+    }
+
+    fn offset_wide(self, n: u128) -> Self {
+        self.offset(n as u64)
+    }
+
     #[inline]
     fn sum(self) -> u64 {
         u64::from(self.0 >> 16) + u64::from(self.0 & 0xffff)
@@ -134,6 +146,14 @@ impl Address for V6 {
     #[inline]
     fn distance(self, from: Self) -> u64 {
         u64::try_from(self.bits().wrapping_sub(from.bits())).unwrap_or(u64::MAX)
+    }
+
+    fn distance_wide(self, from: Self) -> u128 {
+        self.bits().wrapping_sub(from.bits())
+    }
+
+    fn offset_wide(self, n: u128) -> Self {
+        V6::from_bits(self.bits().wrapping_add(n))
     }
 
     #[inline]

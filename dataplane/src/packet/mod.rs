@@ -7,6 +7,7 @@ pub mod icmp;
 mod ip;
 mod ipv4;
 mod ipv6;
+pub mod mss;
 pub mod protocol;
 pub mod transport;
 

@@ -53,6 +53,8 @@ pub struct Match {
     pub states: Option<States>,
     /// Bits of the connection's status that must all be set.
     pub status: Option<Status>,
+    /// Value and mask of the connection's mark.
+    pub mark: Option<(u32, u32)>,
 }
 
 /// What is known of a packet when rules are asked about it. Ports are 0 where the protocol has none.
@@ -76,6 +78,8 @@ pub struct Facts<A> {
     pub state: CtState,
     /// Status of the connection.
     pub status: Status,
+    /// Mark of the connection.
+    pub mark: u32,
 }
 
 impl Match {
@@ -87,6 +91,7 @@ impl Match {
         };
         self.states.is_none_or(|s| s.contains(f.state))
             && self.status.is_none_or(|s| f.status.contains(s))
+            && self.mark.is_none_or(|(value, mask)| f.mark & mask == value)
             && self.from.is_none_or(|z| z.contains(f.from))
             && self.to.is_none_or(|z| f.to.is_some_and(|t| z.contains(t)))
             && self.protocols.as_ref().is_none_or(|p| p.contains(&f.protocol))

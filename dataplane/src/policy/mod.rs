@@ -9,6 +9,7 @@ pub use set::{AddressSet, PortSet};
 use std::net::IpAddr;
 
 use crate::conntrack::{TcpSettings, Timeouts};
+use crate::helper::HelperKind;
 
 /// Index of an interface in [`Policy::interfaces`], in the FIB and among a worker's ports.
 pub type InterfaceId = u16;
@@ -32,8 +33,15 @@ pub struct Policy {
     pub source_nat: Vec<SourceNat>,
     /// Traffic that is not tracked, or gets a helper, by the first rule that matches.
     pub tracking: Vec<TrackingRule>,
-    /// Idle timeouts by protocol and state.
-    pub timeouts: Timeouts,
+    /// Helpers and the ports on which they read control connections.
+    pub helpers: Vec<(HelperKind, u16)>,
+    /// Idle timeouts by protocol and state: the first for all connections, others for those of rules that say so.
+    /// Never empty once compiled.
+    pub timeouts: Vec<Timeouts>,
+    /// Lower the MSS of TCP connections to what fits the MTUs of the two interfaces.
+    pub clamp_mss: bool,
+    /// What one source address may have and do.
+    pub limits: SourceLimits,
     /// Switches of TCP tracking.
     pub tcp: TcpSettings,
     /// Verify transport checksums and treat packets that fail as INVALID (netfilter's `nf_conntrack_checksum`).
@@ -78,6 +86,19 @@ pub struct Rule {
     pub matcher: Match,
     /// What it does.
     pub action: Action,
+    /// The mark its connections get.
+    pub mark: Option<u32>,
+    /// Index of its connections' timeouts in [`Policy::timeouts`].
+    pub timeouts: u8,
+}
+
+/// Limits for each source address, counted by each worker for the connections it owns. 0 means none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SourceLimits {
+    /// Connections at a time.
+    pub connections: u32,
+    /// New connections a second, with bursts of as many.
+    pub rate: u32,
 }
 
 /// A rule about tracking itself, asked before the connection is looked up as new.
@@ -87,6 +108,20 @@ pub struct TrackingRule {
     pub name: String,
     /// What it matches; `to`, state and status are not known yet and never restrict.
     pub matcher: Match,
+    /// What it does.
+    pub action: TrackingAction,
+}
+
+/// What a tracking rule does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TrackingAction {
+    /// The packet is not tracked, hence not translated either.
+    #[default]
+    Untracked,
+    /// The connection is read by this helper, on whatever port it is.
+    Helper(HelperKind),
+    /// The connection is read by no helper.
+    NoHelper,
 }
 
 /// A destination translation.
@@ -96,10 +131,25 @@ pub struct DestinationNat {
     pub name: String,
     /// What it matches; the egress zone is not known yet.
     pub matcher: Match,
-    /// The backends, all of one family; never empty.
-    pub to: Vec<IpAddr>,
-    /// The first destination port to translate to; `None` keeps the port. A range in the match is shifted.
-    pub port: Option<u16>,
+    /// The translation.
+    pub translate: DestinationTranslation,
+}
+
+/// How a destination address is translated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DestinationTranslation {
+    /// Not at all; ends the search.
+    None,
+    /// To a backend.
+    To {
+        /// The backends, all of one family; never empty. Each source always meets the same one, and only a
+        /// removed backend's sources move when the list changes.
+        addresses: Vec<IpAddr>,
+        /// The first destination port to translate to; `None` keeps the port. A range in the match is shifted.
+        port: Option<u16>,
+    },
+    /// The outside prefix becomes the inside prefix.
+    Prefix(PrefixMap),
 }
 
 /// A source translation.
@@ -119,19 +169,64 @@ pub enum SourceTranslation {
     /// Not at all; ends the search.
     None,
     /// To the egress interface's address.
-    Masquerade {
-        /// Ports to choose from; `None` keeps the source's port or its class (RFC 4787 REQ-3a).
-        ports: Option<(u16, u16)>,
-        /// Always choose a random port.
-        random: bool,
-    },
+    Masquerade(PortChoice),
     /// To an address of a pool.
     Pool {
         /// Inclusive address ranges of one family; never empty.
         addresses: Vec<(IpAddr, IpAddr)>,
-        /// Ports to choose from; `None` keeps the source's port or its class.
-        ports: Option<(u16, u16)>,
-        /// Always choose a random port.
-        random: bool,
+        /// How the port is chosen.
+        choice: PortChoice,
     },
+    /// The inside prefix becomes the outside prefix.
+    Prefix(PrefixMap),
+}
+
+/// How a source's port is chosen, and who may then reach it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PortChoice {
+    /// Ports to choose from; `None` keeps the source's port or its class (RFC 4787 REQ-3a).
+    pub ports: Option<(u16, u16)>,
+    /// Always choose a random port.
+    pub random: bool,
+    /// `Some`: endpoint-independent mapping (RFC 4787 REQ-1), a source has one outside port for all remotes,
+    /// with this filtering. `None`: endpoint-dependent mapping and filtering, netfilter's habit.
+    pub independent: Option<Filtering>,
+}
+
+/// Who may send to an endpoint-independent mapping (RFC 4787 section 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Filtering {
+    /// Who was sent to, from that port.
+    #[default]
+    EndpointDependent,
+    /// Who was sent to, from any port.
+    AddressDependent,
+    /// Everybody.
+    EndpointIndependent,
+}
+
+/// Two prefixes of one family and length whose addresses correspond one to one: netfilter's NETMAP; for
+/// IPv6 with `neutral` the checksum-neutral mapping of RFC 6296 (NPTv6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PrefixMap {
+    /// First address of the inside prefix.
+    pub inside: IpAddr,
+    /// First address of the outside prefix.
+    pub outside: IpAddr,
+    /// Length of both prefixes in bits.
+    pub length: u8,
+    /// Keep the checksum of the address as it is, by changing bits behind the prefix (IPv6 only, at most 112 bits).
+    pub neutral: bool,
+}
+
+impl Policy {
+    /// The timeouts with this index, Linux's where there are none.
+    #[inline]
+    pub fn timeouts(&self, i: u8) -> &Timeouts {
+        static LINUX: std::sync::LazyLock<Timeouts> = std::sync::LazyLock::new(Timeouts::linux);
+        match self.timeouts.get(usize::from(i)).or(self.timeouts.first()) {
+            Some(t) => t,
+            None => &LINUX,
+        }
+    }
 }

@@ -1,14 +1,14 @@
 //! The last step: link addresses, TTL, fragmentation, the egress port.
 
 use super::core::Core;
-use super::family::{Family, Packet};
+use super::family::{Family, Member, Packet};
 use super::reason::DropReason;
 use crate::io::{Frame, Port};
-use crate::packet::{ETHERNET, Ip, be16, checksum, put16};
+use crate::packet::{ETHERNET, be16, checksum, put16};
 
 /// Sends a packet, translated already, to next hop `hop`.
 #[inline]
-pub(super) fn send<P: Port, A: Ip>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, hop: u16) {
+pub(super) fn send<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, hop: u16) {
     let n = t.neighbours.get(hop);
     let frame = Frame { len: p.headers.end, ..p.frame };
     let b = w.pool.bytes_mut(frame);
@@ -25,7 +25,7 @@ pub(super) fn send<P: Port, A: Ip>(w: &mut Core<P>, t: &mut Family<A>, p: &Packe
 }
 
 #[inline]
-fn pass_on<P: Port, A: Ip>(w: &mut Core<P>, t: &mut Family<A>, hop: u16, frame: Frame) {
+fn pass_on<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, hop: u16, frame: Frame) {
     let n = t.neighbours.get(hop);
     if n.mac.is_some() {
         let interface = n.interface;
@@ -37,7 +37,7 @@ fn pass_on<P: Port, A: Ip>(w: &mut Core<P>, t: &mut Family<A>, hop: u16, frame: 
 }
 
 /// Cuts an IPv4 packet that may be fragmented into pieces that fit the MTU (RFC 791 3.2), in order.
-fn fragment<P: Port, A: Ip>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, hop: u16) {
+fn fragment<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, hop: u16) {
     let mtu = usize::from(t.neighbours.get(hop).mtu);
     let whole = w.pool.bytes(p.frame)[..usize::from(p.headers.end)].to_vec();
     w.pool.give(p.frame);

@@ -2,7 +2,7 @@
 
 use super::core::Core;
 use super::error;
-use super::family::{Family, Packet};
+use super::family::{Family, Member, Packet};
 use super::reason::DropReason;
 use crate::io::Port;
 use crate::packet::icmp::Problem;
@@ -62,7 +62,7 @@ fn pick<'a, A: Ip>(hops: &'a [NextHop<A>], p: &Packet<A>) -> &'a NextHop<A> {
 
 /// What can keep a packet from leaving by its next hop: interface, TTL, MTU, a neighbour that is silent.
 #[inline]
-pub(super) fn check_exit<P: Port, A: Ip>(
+pub(super) fn check_exit<P: Port, A: Member>(
     w: &mut Core<P>,
     t: &Family<A>,
     p: &Packet<A>,

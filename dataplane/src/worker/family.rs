@@ -1,15 +1,20 @@
 //! The tables a worker has once per address family, and packets on their way through them.
 
+use std::collections::HashMap;
 use std::io;
 
+use ahash::RandomState;
+
+use super::announce::Extension;
 use super::core::Core;
 use super::counters::Counter;
+use super::limits::Sources;
 use super::neighbour::Neighbours;
-use super::shared::{Handed, WorkerShared};
+use super::shared::{Handed, Shared, WorkerShared};
 use crate::conntrack::fragment::Fragments;
-use crate::conntrack::{Connection, Direction, Key, Slab, SlabView, Status, Table};
+use crate::conntrack::{Connection, Direction, Key, Master, Slab, SlabView, Status, Table};
 use crate::io::{Frame, Port};
-use crate::nat::Moved;
+use crate::nat::{Endpoint, Mappings};
 use crate::packet::transport::Transport;
 use crate::packet::{Headers, Ip, V4, V6};
 use crate::policy::InterfaceId;
@@ -51,12 +56,14 @@ pub(super) enum Removal {
 }
 
 /// One family's connections and next hops.
-pub(super) struct Family<A: Ip> {
+pub(super) struct Family<A: Member> {
     pub(super) slab: Slab<A>,
     pub(super) table: Table,
     pub(super) neighbours: Neighbours<A>,
     pub(super) fragments: Fragments<A>,
-    pub(super) moved: Moved<A>,
+    pub(super) sources: Sources<A>,
+    /// Of connections that a helper reads, by slot.
+    pub(super) extensions: HashMap<u32, Extension, RandomState>,
     /// The packets of the current burst.
     pub(super) burst: Vec<Packet<A>>,
 }
@@ -71,6 +78,7 @@ pub(super) struct Families {
 pub(super) trait Member: Ip {
     fn of(f: &mut Families) -> &mut Family<Self>;
     fn gauge(w: &WorkerShared) -> &Counter;
+    fn mappings(s: &Shared) -> &Mappings<Self>;
 }
 
 impl Member for V4 {
@@ -80,6 +88,10 @@ impl Member for V4 {
 
     fn gauge(w: &WorkerShared) -> &Counter {
         &w.counters.connections4
+    }
+
+    fn mappings(s: &Shared) -> &Mappings<V4> {
+        &s.mappings4
     }
 }
 
@@ -91,9 +103,13 @@ impl Member for V6 {
     fn gauge(w: &WorkerShared) -> &Counter {
         &w.counters.connections6
     }
+
+    fn mappings(s: &Shared) -> &Mappings<V6> {
+        &s.mappings6
+    }
 }
 
-impl<A: Ip> Family<A> {
+impl<A: Member> Family<A> {
     pub(super) fn new(view: SlabView) -> io::Result<Self> {
         let table = Table::new(view.capacity())?;
         Ok(Family {
@@ -101,7 +117,8 @@ impl<A: Ip> Family<A> {
             table,
             neighbours: Neighbours::default(),
             fragments: Fragments::default(),
-            moved: Moved::default(),
+            sources: Sources::default(),
+            extensions: HashMap::default(),
             burst: Vec::with_capacity(crate::io::BURST),
         })
     }
@@ -130,8 +147,8 @@ impl<A: Ip> Family<A> {
         Some((slot, d))
     }
 
-    /// Enters a connection whose two tuples are claimed. False when there is no room.
-    pub(super) fn confirm<P: Port>(&mut self, w: &mut Core<P>, mut c: Connection<A>, hashes: [u64; 2]) -> bool {
+    /// Enters a connection whose two tuples are claimed; its slot. `None` when there is no room.
+    pub(super) fn confirm<P: Port>(&mut self, w: &mut Core<P>, mut c: Connection<A>, hashes: [u64; 2]) -> Option<u32> {
         c.status.insert(Status::CONFIRMED);
         let kind = match c.proto {
             crate::packet::protocol::TCP => 0,
@@ -139,12 +156,11 @@ impl<A: Ip> Family<A> {
             p if p == A::ICMP => 2,
             _ => 3,
         };
-        let Some(slot) = self.slab.insert(c) else { return false };
-        self.moved.added(&c);
+        let slot = self.slab.insert(c)?;
         self.table.insert(hashes[0], slot, Direction::Original);
         self.table.insert(hashes[1], slot, Direction::Reply);
         w.counters().created[kind].inc();
-        true
+        Some(slot)
     }
 
     /// Takes a connection out of the table and frees all it holds.
@@ -156,12 +172,34 @@ impl<A: Ip> Family<A> {
             w.shared.directory.release(hash, w.id);
         }
         let c = self.slab.remove(slot);
-        self.moved.removed(&c);
+        if c.status.intersects(Status::HELD) {
+            self.release_held(w, slot, &c);
+        }
         w.release_connection();
         match why {
             Removal::Expired => w.counters().expired.inc(),
             Removal::Deleted => w.counters().deleted.inc(),
             Removal::EarlyDrop => w.counters().early_dropped.inc(),
+        }
+    }
+
+    /// Gives back what only some connections hold.
+    fn release_held<P: Port>(&mut self, w: &mut Core<P>, slot: u32, c: &Connection<A>) {
+        if c.status.contains(Status::MAPPED) {
+            let source = Endpoint { address: c.original.src, port: c.original.sport, proto: c.proto };
+            A::mappings(&w.shared).remove(&source, Some(c.reply.src));
+        }
+        if c.status.contains(Status::MAPPED_INBOUND) {
+            let source = Endpoint { address: c.reply.src, port: c.reply.sport, proto: c.proto };
+            A::mappings(&w.shared).remove(&source, None);
+        }
+        if c.status.contains(Status::COUNTED) {
+            self.sources.release(c.original.src);
+        }
+        if c.status.contains(Status::HELPER) {
+            self.extensions.remove(&slot);
+            let master = Master { worker: w.id, hash: c.key(Direction::Original).hash(&w.shared.keys) };
+            w.shared.expectations.retain(|e| e.master != master);
         }
     }
 

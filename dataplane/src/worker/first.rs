@@ -1,28 +1,30 @@
 //! A connection's first packet: everything that is decided once.
 
+use super::announce::Extension;
+use super::choose::{self, Destination, Source};
 use super::core::Core;
+use super::error;
 use super::exit::{NO_HOP, check_exit, check_source, route};
-use super::family::{Family, Member, Packet};
-use super::path::{Decision, Step, opposite, translate};
+use super::family::{Family, Member, Packet, Removal};
+use super::path::{Decision, Step, apply};
 use super::reason::DropReason;
 use super::rules::{admit, facts};
 use super::shared::Handed;
 use super::stateless::{invalid, stateless};
 use super::track::{self, Tracked};
-use crate::conntrack::{Connection, CtState, Direction, ExpectedTarget, Key, Status};
+use crate::conntrack::{Connection, CtState, Direction, Key, Status};
+use crate::helper::HelperKind;
 use crate::io::Port;
-use crate::nat::{self, Range};
-use crate::packet::Ip;
-use crate::policy::{Facts, InterfaceId, SourceTranslation};
+use crate::packet::icmp::Problem;
+use crate::policy::TrackingAction;
 
 /// A packet that matches no connection and may begin one.
-pub(super) fn first<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, key: &Key<A>) -> Decision {
-    let announced = w.shared.expectations.take(
-        ExpectedTarget { proto: key.proto, destination: key.tuple.dst.ip(), port: key.tuple.dport },
-        key.tuple.src.ip(),
-        key.tuple.sport,
-        w.now,
-    );
+pub(super) fn first<P: Port, A: Member>(
+    w: &mut Core<P>,
+    t: &mut Family<A>,
+    p: &mut Packet<A>,
+    key: &Key<A>,
+) -> Decision {
     if p.handed != Handed::ToOwner
         && let Some(owner) = w.shared.directory.lookup(p.hash).filter(|o| *o != w.id)
     {
@@ -30,135 +32,148 @@ pub(super) fn first<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &
     }
     check_source(w, p)?;
     let mut facts = facts(w, p, Some(key), CtState::New);
-    let policy = &w.snapshot.policy;
-    if policy.tracking.iter().any(|r| r.matcher.matches(&facts)) {
+    let tracking = w.snapshot.policy.tracking.iter().find(|r| r.matcher.matches(&facts)).map(|r| r.action);
+    if tracking == Some(TrackingAction::Untracked) {
         return stateless(w, t, p, CtState::Untracked);
     }
     let Some(private) = track::begin(w, p) else {
         return invalid(w, t, p, false);
     };
-
-    // Destination translation: as announced, or by the first rule that matches.
-    let mut flow = *key;
-    if let Some(e) = announced {
-        facts.state = CtState::Related;
-        facts.status.insert(Status::EXPECTED);
-        if let Some((a, port)) = e.translate
-            && let Some(dst) = A::from_ip(a)
-        {
-            (flow.tuple.dst, flow.tuple.dport) = (dst, port);
-        }
-    } else if let Some(rule) = policy.destination_nat.iter().find(|r| r.matcher.matches(&facts)) {
-        flow = nat::destination(rule, key).ok_or(DropReason::NatNoAddress)?;
-    }
-    if flow != *key {
-        facts.status.insert(Status::DST_NAT);
-        (facts.destination, facts.destination_port) = (flow.tuple.dst, Some(flow.tuple.dport));
-    } else if w.snapshot.fib.is_local(key.tuple.dst) {
+    let destination = choose::destination(w, key, &mut facts)?;
+    let flow = destination.flow;
+    if flow == *key && w.snapshot.fib.is_local(key.tuple.dst) {
         return Ok(Step::Punt);
     }
-
     let (next, interface) = route(w, p, flow.tuple.dst)?;
     let hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
     check_exit(w, t, p, hop)?;
     facts.to = w.snapshot.fib.interfaces.get(usize::from(interface)).map(|i| i.zone);
     let rule = admit(w, p, &facts)?;
 
-    // From here on the connection holds claims, which are released when it is not confirmed.
-    if !w.reserve_connection() && !(t.early_drop(w) && w.reserve_connection()) {
-        return Err(DropReason::TableFull);
-    }
-    let hash = p.hash;
-    if let Err(owner) = w.shared.directory.claim(hash, w.id) {
-        w.release_connection();
-        if owner != w.id && p.handed != Handed::ToOwner {
-            return Ok(Step::HandOff(owner));
-        }
-        return Err(DropReason::InsertFailed);
-    }
-    let reply = match choose_source(w, t, p, &flow, &facts, interface, next) {
-        Ok(reply) => reply,
+    // From here on the connection holds what must be given back when it is not confirmed.
+    let mut c = Connection::new(*key, *key, private);
+    c.status = facts.status;
+    reserve(w, t, &mut c, p)?;
+    let source = match choose::source(w, t, p, &destination, &facts, interface, next) {
+        Ok(s) => s,
         Err(why) => {
-            w.shared.directory.release(hash, w.id);
-            w.release_connection();
+            unreserve(w, t, &c, p.hash);
+            if why == DropReason::NatExhausted {
+                // RFC 6888 REQ-11, RFC 5508 REQ-8.
+                let v = if key.proto == A::ICMP { Problem::Prohibited } else { Problem::HostUnreachable };
+                error::answer(w, p, v);
+            }
             return Err(why);
         }
     };
-    let reply_hash = reply.hash(&w.shared.keys);
-    let mut c = Connection::new(*key, reply, private);
-    c.status = facts.status;
-    if reply.tuple.dst != flow.tuple.src || translated_port(&reply) != flow.tuple.sport {
-        c.status.insert(Status::SRC_NAT);
-    }
-    c.rule = rule;
-    c.route_generation = w.route_epoch;
+    fill(w, &mut c, &destination, &source, rule, p);
     c.hop = [hop, NO_HOP];
-    c.packets[0] = 1;
-    c.bytes[0] = p.bytes();
+    let helper = helper(w, tracking, &destination);
+    if helper.is_some() {
+        c.status.insert(Status::HELPER);
+    }
     let (tracked, deadline) = track::follow(w, &mut c, Direction::Original, p);
-    let confirmed = tracked == Tracked::Valid && {
-        c.deadline = deadline.unwrap_or(w.now);
-        let leaves = opposite(&c, Direction::Original);
-        let entered = t.confirm(w, c, [hash, reply_hash]);
-        if entered && c.status.intersects(Status::ANY_NAT) {
-            translate(w, p, &leaves);
-        }
-        entered
+    c.deadline = deadline.unwrap_or(w.now);
+    let reply_hash = source.reply.hash(&w.shared.keys);
+    let slot = if tracked == Tracked::Valid { t.confirm(w, c, [p.hash, reply_hash]) } else { None };
+    let Some(slot) = slot else {
+        choose::release(w, &source, reply_hash);
+        unreserve(w, t, &c, p.hash);
+        return Err(if tracked == Tracked::Valid { DropReason::TableFull } else { DropReason::Invalid });
     };
-    if confirmed {
-        return Ok(Step::Send(hop));
+    choose::hold(w, &destination, &source);
+    if let Some(kind) = helper {
+        t.extensions.insert(slot, Extension::new(kind));
+    }
+    if let Err(why) = apply(w, t, p, slot, Direction::Original, hop) {
+        t.remove(w, slot, Removal::Deleted);
+        return Err(why);
+    }
+    Ok(Step::Send(hop))
+}
+
+/// Room under the limits, and the claim to the original tuple.
+fn reserve<P: Port, A: Member>(
+    w: &mut Core<P>,
+    t: &mut Family<A>,
+    c: &mut Connection<A>,
+    p: &Packet<A>,
+) -> Result<(), DropReason> {
+    let limits = w.snapshot.policy.limits;
+    if limits != Default::default() {
+        t.sources.admit(c.original.src, &limits, w.now)?;
+        c.status.insert(Status::COUNTED);
+    }
+    let room = w.reserve_connection() || (t.early_drop(w) && w.reserve_connection());
+    let claimed = room && w.shared.directory.claim(p.hash, w.id).is_ok();
+    if claimed {
+        return Ok(());
+    }
+    if c.status.contains(Status::COUNTED) {
+        t.sources.release(c.original.src);
+    }
+    if room {
+        w.release_connection();
+        return Err(DropReason::InsertFailed);
+    }
+    Err(DropReason::TableFull)
+}
+
+fn unreserve<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, c: &Connection<A>, hash: u64) {
+    if c.status.contains(Status::COUNTED) {
+        t.sources.release(c.original.src);
     }
     w.shared.directory.release(hash, w.id);
-    w.shared.directory.release(reply_hash, w.id);
     w.release_connection();
-    Err(if tracked == Tracked::Valid { DropReason::TableFull } else { DropReason::Invalid })
 }
 
-/// The port (or ICMP identifier) that replies are addressed to.
-fn translated_port<A: Ip>(reply: &Key<A>) -> u16 {
-    if reply.proto == A::ICMP { reply.tuple.sport } else { reply.tuple.dport }
-}
-
-/// Chooses the source translation and claims the reply tuple, whose key it returns.
-fn choose_source<P: Port, A: Member>(
-    w: &mut Core<P>,
-    t: &Family<A>,
+/// What the first packet decided, written into the connection.
+fn fill<P: Port, A: Member>(
+    w: &Core<P>,
+    c: &mut Connection<A>,
+    destination: &Destination<A>,
+    source: &Source<A>,
+    rule: u16,
     p: &Packet<A>,
-    flow: &Key<A>,
-    facts: &Facts<A>,
-    egress: InterfaceId,
-    next: A,
-) -> Result<Key<A>, DropReason> {
-    let snapshot = &w.snapshot;
-    let rule = snapshot.policy.source_nat.iter().find(|r| r.matcher.matches(facts)).map(|r| &r.translate);
-    // A forward that turns round on the interface it came from would be answered past the gateway.
-    let hairpin = facts.status.contains(Status::DST_NAT) && egress == p.interface;
-    let (addresses, ports, random): (Vec<(A, A)>, _, _) = match rule {
-        Some(SourceTranslation::Masquerade { ports, random }) => (masquerade(w, egress, next)?, *ports, *random),
-        Some(SourceTranslation::Pool { addresses, ports, random }) => {
-            let family = |(a, b): &(_, _)| Some((A::from_ip(*a)?, A::from_ip(*b)?));
-            (addresses.iter().filter_map(family).collect(), *ports, *random)
-        }
-        None if hairpin => (masquerade(w, egress, next)?, None, false),
-        // Untranslated, but still with a reply tuple of its own (netfilter's null binding).
-        Some(SourceTranslation::None) | None => (vec![(flow.tuple.src, flow.tuple.src)], None, false),
-    };
-    if addresses.is_empty() {
-        return Err(DropReason::NatNoAddress);
+) {
+    let flow = destination.flow.tuple;
+    c.reply = source.reply.tuple;
+    let port = if c.proto == A::ICMP { c.reply.sport } else { c.reply.dport };
+    if c.reply.dst != flow.src || port != flow.sport {
+        c.status.insert(Status::SRC_NAT);
     }
-    let moved = t.moved.get((flow.tuple.src, flow.tuple.sport, flow.proto));
-    let local = snapshot.fib.is_local(addresses[0].0);
-    let reserved = snapshot.fib.host_ports.filter(|_| local);
-    let range = Range { addresses: &addresses, ports, random, reserved, moved };
-    let (shared, id) = (&w.shared, w.id);
-    nat::source(flow, &range, &mut w.random, |reply| {
-        let hash = reply.hash(&shared.keys);
-        t.table.lookup(&t.slab, hash, reply).is_none() && shared.directory.claim(hash, id).is_ok()
-    })
-    .ok_or(DropReason::NatExhausted)
+    if source.mapping.is_some() {
+        c.status.insert(Status::MAPPED);
+    }
+    if destination.mapped {
+        c.status.insert(Status::MAPPED_INBOUND);
+    }
+    c.rule = rule;
+    if let Some(r) = w.snapshot.policy.rules.get(usize::from(rule)) {
+        c.mark = r.mark.unwrap_or(0);
+        c.timeouts = r.timeouts;
+    }
+    c.route_generation = w.route_epoch;
+    c.packets[0] = 1;
+    c.bytes[0] = p.bytes();
 }
 
-fn masquerade<P: Port, A: Ip>(w: &Core<P>, egress: InterfaceId, next: A) -> Result<Vec<(A, A)>, DropReason> {
-    let a = w.snapshot.fib.source_address(egress, next).ok_or(DropReason::NatNoAddress)?;
-    Ok(vec![(a, a)])
+/// The helper that is to read the connection.
+fn helper<P: Port, A: Member>(
+    w: &Core<P>,
+    tracking: Option<TrackingAction>,
+    destination: &Destination<A>,
+) -> Option<HelperKind> {
+    let flow = &destination.flow;
+    match tracking {
+        Some(TrackingAction::Helper(kind)) => Some(kind).filter(|k| k.properties().protocol == flow.proto),
+        Some(TrackingAction::NoHelper | TrackingAction::Untracked) => None,
+        None if destination.announced.is_some() => None,
+        None => {
+            let fits = |(kind, port): &&(HelperKind, u16)| {
+                kind.properties().protocol == flow.proto && *port == flow.tuple.dport
+            };
+            w.snapshot.policy.helpers.iter().find(fits).map(|(kind, _)| *kind)
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! The worker: one thread, one queue of every interface, frames from receive to send on one core.
 
+mod announce;
+mod choose;
 mod core;
 pub mod counters;
 mod directory;
@@ -8,6 +10,7 @@ mod error;
 mod exit;
 mod family;
 mod first;
+mod limits;
 mod neighbour;
 mod path;
 mod pieces;

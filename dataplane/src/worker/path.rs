@@ -14,6 +14,7 @@
 //! Deviation from the order a reader may expect: the route is found before the policy is asked, because
 //! rules name the egress zone, and TTL and MTU are checked with it, as the kernel's `ip_forward` does.
 
+use super::announce;
 use super::core::Core;
 use super::emit;
 use super::exit::{NO_HOP, check_exit, route};
@@ -27,8 +28,8 @@ use super::stateless::invalid;
 use super::track::{self, Tracked};
 use crate::conntrack::{Connection, Direction, Status, Tuple};
 use crate::io::Port;
-use crate::packet::Ip;
 use crate::packet::transport::{self, Transport};
+use crate::packet::{Ip, mss, protocol};
 
 /// What becomes of a packet that is not dropped.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +48,7 @@ pub(super) type Decision = Result<Step, DropReason>;
 
 /// Takes one packet all the way.
 #[inline]
-pub(super) fn forward<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>) {
+pub(super) fn forward<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>) {
     match decide(w, t, p) {
         Ok(Step::Send(hop)) => emit::send(w, t, p, hop),
         Ok(Step::Punt) => w.punt(p.interface, p.frame),
@@ -58,7 +59,7 @@ pub(super) fn forward<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
 }
 
 #[inline]
-pub(super) fn decide<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>) -> Decision {
+pub(super) fn decide<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>) -> Decision {
     if let Some(info) = p.headers.fragment {
         return fragment(w, t, p, info);
     }
@@ -70,6 +71,9 @@ pub(super) fn decide<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: 
     let Some((slot, d)) = t.find(w, &key, p) else {
         return first(w, t, p, &key);
     };
+    if t.slab.get(slot).status.intersects(Status::SEQ_ADJUST) {
+        announce::restore(w, t, p, slot, d)?;
+    }
     match track::packet(w, t, p, slot, d) {
         Tracked::Valid => established(w, t, p, slot, d),
         Tracked::Invalid => invalid(w, t, p, true),
@@ -85,7 +89,7 @@ pub(super) fn decide<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: 
 fn established<P: Port, A: Member>(
     w: &mut Core<P>,
     t: &mut Family<A>,
-    p: &Packet<A>,
+    p: &mut Packet<A>,
     slot: u32,
     d: Direction,
 ) -> Decision {
@@ -107,10 +111,35 @@ fn established<P: Port, A: Member>(
     let c = t.slab.get_mut(slot);
     c.packets[d as usize] = c.packets[d as usize].wrapping_add(1);
     c.bytes[d as usize] += p.bytes();
-    if c.status.intersects(Status::ANY_NAT) {
+    apply(w, t, p, slot, d, hop)?;
+    Ok(Step::Send(hop))
+}
+
+/// What is done to a packet of a connection that is about to leave: helper, translation, MSS.
+#[inline]
+pub(super) fn apply<P: Port, A: Member>(
+    w: &mut Core<P>,
+    t: &mut Family<A>,
+    p: &mut Packet<A>,
+    slot: u32,
+    d: Direction,
+    hop: u16,
+) -> Result<(), DropReason> {
+    let c = t.slab.get(slot);
+    let status = c.status;
+    let leaves = opposite(c, d);
+    if status.intersects(Status::HELPER) {
+        announce::read(w, t, p, slot, d)?;
+    }
+    if status.intersects(Status::ANY_NAT) {
         translate(w, p, &leaves);
     }
-    Ok(Step::Send(hop))
+    if w.snapshot.policy.clamp_mss && p.headers.proto == protocol::TCP {
+        let ingress = w.snapshot.fib.interfaces.get(usize::from(p.interface)).map_or(u16::MAX, |i| i.mtu);
+        let mtu = t.neighbours.get(hop).mtu.min(ingress);
+        mss::clamp(w.pool.bytes_mut(p.frame), &p.headers, mtu);
+    }
+    Ok(())
 }
 
 /// The tuple with which packets in direction `d` leave.

@@ -74,11 +74,11 @@ fn complete<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A
         whole.found = t.table.lookup(&t.slab, whole.hash, key);
         whole.changes = t.table.changes();
     }
-    datagram(w, t, &whole, pieces);
+    datagram(w, t, &mut whole, pieces);
 }
 
 /// Takes a datagram that came in pieces all the way; they share the decision about the first.
-fn datagram<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, pieces: &[Piece<A>]) {
+fn datagram<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>, pieces: &[Piece<A>]) {
     let decision = decide(w, t, p);
     let after = w.pool.bytes(p.frame);
     let (src, dst) = A::addresses_of(after, usize::from(p.headers.l3));

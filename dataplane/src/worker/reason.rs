@@ -57,6 +57,12 @@ reasons! {
     PolicyReject = "policy_reject",
     /// The connection table is full.
     TableFull = "table_full",
+    /// The source address has as many connections as it may have.
+    SourceConnections = "source_connections",
+    /// The source address makes new connections faster than it may.
+    SourceRate = "source_rate",
+    /// A helper could not read a command to its end, or could not translate what it announces.
+    Helper = "helper",
     /// No free source port or address for the translation.
     NatExhausted = "nat_exhausted",
     /// A translation whose address is not available (an interface without address).

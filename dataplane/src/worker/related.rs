@@ -39,7 +39,7 @@ pub(super) fn related<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
         return invalid(w, t, p, true);
     }
     let leaves = opposite(c, d);
-    let status = c.status;
+    let (status, mark) = (c.status, c.mark);
     let (src_bit, dst_bit) = match d {
         Direction::Original => (Status::SRC_NAT, Status::DST_NAT),
         Direction::Reply => (Status::DST_NAT, Status::SRC_NAT),
@@ -56,6 +56,7 @@ pub(super) fn related<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
     let mut facts = facts(w, p, None, CtState::Related);
     facts.destination = dst;
     facts.status = status;
+    facts.mark = mark;
     facts.to = w.snapshot.fib.interfaces.get(usize::from(interface)).map(|i| i.zone);
     admit(w, p, &facts)?;
     if status.intersects(Status::ANY_NAT) {

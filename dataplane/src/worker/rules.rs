@@ -22,6 +22,7 @@ pub(super) fn facts<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>, key: Option<&Key
         to: None,
         state,
         status: Status::default(),
+        mark: 0,
     }
 }
 

@@ -150,6 +150,10 @@ impl<P: Port> Worker<P> {
             self.housekeeping = self.core.now;
             self.families.v4.neighbours.tick(&mut self.core);
             self.families.v6.neighbours.tick(&mut self.core);
+            if self.core.id == 0 {
+                let now = self.core.now;
+                self.core.shared.expectations.retain(|e| !e.expires.reached(now));
+            }
             let late = self.families.v4.fragments.expire(self.core.now);
             let late6 = self.families.v6.fragments.expire(self.core.now);
             for f in late.into_iter().chain(late6) {
@@ -332,7 +336,7 @@ fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
             p.changes = changes;
         }
     }
-    for p in &burst {
+    for p in &mut burst {
         path::forward(w, t, p);
     }
     burst.clear();

@@ -14,6 +14,8 @@ use super::counters::Counters;
 use super::directory::Directory;
 use crate::conntrack::{Expectations, SlabView, Status, Ticks};
 use crate::io::EventFd;
+use crate::nat::Mappings;
+use crate::packet::{V4, V6};
 use crate::policy::InterfaceId;
 use crate::snapshot::Published;
 
@@ -28,6 +30,10 @@ pub struct Shared {
     pub directory: Directory,
     /// Announced connections.
     pub expectations: Expectations,
+    /// IPv4 sources that are bound to an outside endpoint.
+    pub mappings4: Mappings<V4>,
+    /// IPv6 sources that are bound to an outside endpoint.
+    pub mappings6: Mappings<V6>,
     /// One for each worker.
     pub workers: Vec<WorkerShared>,
     /// Next hops whose Ethernet address is wanted, or should be confirmed.
@@ -222,6 +228,8 @@ impl Shared {
             current: Published::default(),
             directory,
             expectations: Expectations::default(),
+            mappings4: Mappings::default(),
+            mappings6: Mappings::default(),
             workers: (0..workers)
                 .map(|_| WorkerShared::new(interfaces, max_connections, frames))
                 .collect::<io::Result<_>>()?,

@@ -7,7 +7,7 @@ use super::family::{Families, Family, Member, Removal};
 use super::shared::{Command, ConnectionInfo, Filter, FlowInfo, Slot};
 use crate::conntrack::{Connection, Direction, Private};
 use crate::io::Port;
-use crate::packet::{Address, Ip};
+use crate::packet::Address;
 
 /// Slots a listing or deletion looks at between two bursts.
 const SLICE: u32 = 1024;
@@ -66,7 +66,7 @@ impl Tasks {
 }
 
 /// Re-checks a slot that the control thread found expired, and frees it.
-fn expire<P: Port, A: Ip>(w: &mut Core<P>, t: &mut Family<A>, slot: u32) {
+fn expire<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, slot: u32) {
     if !t.slab.is_live(slot) {
         return;
     }
@@ -78,7 +78,7 @@ fn expire<P: Port, A: Ip>(w: &mut Core<P>, t: &mut Family<A>, slot: u32) {
 }
 
 /// Walks one slice. False when the walk is over.
-fn slice<P: Port, A: Ip>(w: &mut Core<P>, t: &mut Family<A>, walk: &mut Walk) -> bool {
+fn slice<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, walk: &mut Walk) -> bool {
     let end = (walk.at + SLICE).min(t.slab.high_water());
     match &walk.command {
         Command::List { filter, reply } => {

@@ -1,7 +1,7 @@
 //! Following a connection: what each packet does to its state and its deadline.
 
 use super::core::Core;
-use super::family::{Family, Packet};
+use super::family::{Family, Member, Packet};
 use crate::conntrack::sctp::SctpOutcome;
 use crate::conntrack::tcp::{TcpOutcome, TcpSegment};
 use crate::conntrack::{Connection, Direction, Private, SctpTrack, Status, TcpTrack, Ticks};
@@ -56,7 +56,7 @@ pub(super) fn follow<P: Port, A: Ip>(
     d: Direction,
     p: &Packet<A>,
 ) -> (Tracked, Option<Ticks>) {
-    let t = &w.snapshot.policy.timeouts;
+    let t = w.snapshot.policy.timeouts(c.timeouts);
     let replied = c.status.contains(Status::SEEN_REPLY);
     let timeout = match &mut c.private {
         Private::Tcp(track) => {
@@ -130,7 +130,7 @@ fn seen<A: Ip>(c: &mut Connection<A>, d: Direction) {
 
 /// Lets the packet's connection follow it and moves the deadline.
 #[inline]
-pub(super) fn packet<P: Port, A: Ip>(
+pub(super) fn packet<P: Port, A: Member>(
     w: &Core<P>,
     t: &mut Family<A>,
     p: &Packet<A>,

@@ -14,8 +14,8 @@ use dataplane::io::memory::MemoryPort;
 use dataplane::io::{Frame, FramePool};
 use dataplane::packet::{Address, V4, V6};
 use dataplane::policy::{
-    Action, AddressSet, DestinationNat, InterfacePolicy, Match, Policy, PortSet, Rule, SourceNat, SourceTranslation,
-    States, Zones,
+    Action, AddressSet, DestinationNat, DestinationTranslation, InterfacePolicy, Match, Policy, PortChoice, PortSet,
+    Rule, SourceNat, SourceTranslation, States, Zones,
 };
 use dataplane::route::{Fib, Interface, Mac, NextHop, Target};
 use dataplane::worker::shared::Shared;
@@ -62,8 +62,7 @@ pub fn policy() -> Policy {
             destination_port: Some(PortSet::new([(port, port)])),
             ..Match::default()
         },
-        to: vec![ip(CLIENT)],
-        port: Some(to),
+        translate: DestinationTranslation::To { addresses: vec![ip(CLIENT)], port: Some(to) },
     };
     Policy {
         zones: vec!["inside".into(), "outside".into()],
@@ -91,7 +90,7 @@ pub fn policy() -> Policy {
                 source: Some(AddressSet::new([(ip("10.10.0.0"), ip("10.10.0.255"))])),
                 ..Match::default()
             },
-            translate: SourceTranslation::Masquerade { ports: None, random: false },
+            translate: SourceTranslation::Masquerade(PortChoice::default()),
         }],
         checksum: true,
         max_connections: 1024,

@@ -1,0 +1,139 @@
+//! Master connections: their packets go through a helper, which may announce another connection.
+
+use super::core::Core;
+use super::family::{Family, Member, Packet};
+use super::reason::DropReason;
+use crate::conntrack::{Direction, Expectation, ExpectedTarget, Master, Status};
+use crate::helper::sequence::SequenceOffsets;
+use crate::helper::{Announcement, Format, HelperKind, HelperState, Inspection, Opener, View, mangle};
+use crate::io::{Frame, Port};
+use crate::packet::{be32, protocol};
+
+/// Ports tried for an announced connection before its announcement is dropped.
+const ATTEMPTS: u16 = 64;
+
+/// What a connection has beside its slot when a helper reads it.
+#[derive(Debug)]
+pub(super) struct Extension {
+    pub(super) helper: HelperState,
+    pub(super) offsets: SequenceOffsets,
+}
+
+impl Extension {
+    pub(super) fn new(kind: HelperKind) -> Self {
+        Extension { helper: HelperState::new(kind), offsets: SequenceOffsets::default() }
+    }
+}
+
+/// Restores the numbers that a segment acknowledges to what their sender wrote, before it is tracked.
+pub(super) fn restore<P: Port, A: Member>(
+    w: &mut Core<P>,
+    t: &Family<A>,
+    p: &Packet<A>,
+    slot: u32,
+    d: Direction,
+) -> Result<(), DropReason> {
+    let Some(e) = t.extensions.get(&slot).filter(|_| p.headers.proto == protocol::TCP) else { return Ok(()) };
+    let segment = &mut w.pool.bytes_mut(p.frame)[usize::from(p.headers.l4)..usize::from(p.headers.end)];
+    if segment[13] & crate::conntrack::tcp::flags::ACK != 0 && !e.offsets.restore(d, segment) {
+        return Err(DropReason::Malformed);
+    }
+    Ok(())
+}
+
+/// Lets the helper read a packet that has been tracked and not been translated yet, expects what it
+/// announces, and rewrites the announcement.
+pub(super) fn read<P: Port, A: Member>(
+    w: &mut Core<P>,
+    t: &mut Family<A>,
+    p: &mut Packet<A>,
+    slot: u32,
+    d: Direction,
+) -> Result<(), DropReason> {
+    let c = *t.slab.get(slot);
+    let Some(e) = t.extensions.get_mut(&slot) else { return Ok(()) };
+    let frame = w.pool.bytes(p.frame);
+    let seq = if c.proto == protocol::TCP { be32(frame, usize::from(p.headers.l4) + 4) } else { 0 };
+    // A control line that came in fragments is beyond reading; its connection goes on without it.
+    let payload = mangle::payload_range(frame, &p.headers).filter(|r| p.later == 0 && !r.is_empty());
+    if let Some(range) = payload {
+        let (own, other) = (c.tuple(d), c.tuple(d.other()));
+        let view = View {
+            payload: &frame[range],
+            seq,
+            direction: d,
+            established: c.status.contains(Status::SEEN_REPLY),
+            speaker: own.src.ip(),
+            speaker_port: own.sport,
+            speaker_outside: other.dst.ip(),
+        };
+        match e.helper.inspect(&view) {
+            Inspection::Nothing => {}
+            Inspection::Drop => return Err(DropReason::Helper),
+            Inspection::Announce(a) => {
+                let master = Master { worker: w.id, hash: c.key(Direction::Original).hash(&w.shared.keys) };
+                let translated = c.status.intersects(Status::ANY_NAT);
+                let told = expect(w, &a, e.helper.kind(), master, own, other, translated)?;
+                if let Some((address, port)) = told {
+                    let text = a.format.render(address, port).ok_or(DropReason::Helper)?;
+                    let room = w.pool.frame_size() - u32::from(p.frame.offset);
+                    let buffer = w.pool.bytes_mut(Frame { len: room as u16, ..p.frame });
+                    let change = mangle::replace(buffer, &mut p.headers, a.range, text.as_bytes())
+                        .map_err(|_| DropReason::Helper)?;
+                    p.frame.len = p.headers.end;
+                    e.offsets.record(d, seq, change);
+                    if change != 0 {
+                        t.slab.get_mut(slot).status.insert(Status::SEQ_ADJUST);
+                    }
+                }
+            }
+        }
+    }
+    if c.proto == protocol::TCP {
+        let segment = &mut w.pool.bytes_mut(p.frame)[usize::from(p.headers.l4)..usize::from(p.headers.end)];
+        e.offsets.shift(d, segment);
+    }
+    Ok(())
+}
+
+/// Enters the expectation of an announced connection. Returns the address and port to tell the other end,
+/// when they are not what the announcement says.
+fn expect<P: Port, A: Member>(
+    w: &Core<P>,
+    a: &Announcement,
+    helper: HelperKind,
+    master: Master,
+    own: &crate::conntrack::Tuple<A>,
+    other: &crate::conntrack::Tuple<A>,
+    translated: bool,
+) -> Result<Option<(std::net::IpAddr, u16)>, DropReason> {
+    let properties = helper.properties();
+    w.shared.expectations.limit(master, properties.max_expected);
+    let outside = if translated { other.dst.ip() } else { a.address };
+    let expectation = |port: u16| Expectation {
+        target: ExpectedTarget { proto: a.protocol, destination: outside, port },
+        source: match a.opener {
+            Opener::OtherEnd => Some(other.src.ip()),
+            Opener::Anyone => None,
+        },
+        listener: (a.address, a.port),
+        source_to: translated.then_some(own.dst.ip()).filter(|_| a.opener == Opener::OtherEnd),
+        helper,
+        master,
+        expires: w.now.after(properties.timeout),
+    };
+    if a.format == Format::Unwritten {
+        // The packet's own source, as translated, is what the other end will send to.
+        let port = if translated { other.dport } else { a.port };
+        w.shared.expectations.insert(expectation(port), w.now);
+        return Ok(None);
+    }
+    let attempts = if translated { ATTEMPTS } else { 1 };
+    // The announced port first; others keep clear of well-known ports.
+    let candidate = |i: u16| if i == 0 { a.port } else { (a.port.wrapping_add(i)).max(1024) };
+    let port = (0..attempts)
+        .map(candidate)
+        .find(|p| w.shared.expectations.insert(expectation(*p), w.now))
+        .ok_or(DropReason::Helper)?;
+    Ok(((outside, port) != (a.address, a.port)).then_some((outside, port)))
+}

@@ -1,0 +1,188 @@
+//! Which translation a new connection gets.
+
+use super::core::Core;
+use super::family::{Family, Member, Packet};
+use super::reason::DropReason;
+use crate::conntrack::{CtState, Expectation, ExpectedTarget, Key, Status};
+use crate::io::Port;
+use crate::nat::{self, Endpoint, Range, prefix};
+use crate::packet::{Ip, protocol};
+use crate::policy::{Facts, Filtering, InterfaceId, PortChoice, SourceTranslation};
+
+/// Where a connection goes.
+pub(super) struct Destination<A> {
+    /// The original tuple with its destination translated.
+    pub(super) flow: Key<A>,
+    /// It was announced by another connection.
+    pub(super) announced: Option<Expectation>,
+    /// An endpoint-independent mapping admitted it.
+    pub(super) mapped: bool,
+}
+
+/// How a connection's source is translated.
+pub(super) struct Source<A> {
+    /// The key of its replies, claimed.
+    pub(super) reply: Key<A>,
+    /// The source's mapping that it is counted in.
+    pub(super) mapping: Option<Bound<A>>,
+}
+
+/// A source and what it is bound to.
+#[derive(Clone, Copy)]
+pub(super) struct Bound<A> {
+    source: Endpoint<A>,
+    outside: Endpoint<A>,
+    independent: Option<Filtering>,
+}
+
+/// Finds where the connection goes: as announced, as a mapping says, or by the first rule that matches.
+/// State, status and destination in `facts` follow.
+pub(super) fn destination<P: Port, A: Member>(
+    w: &Core<P>,
+    key: &Key<A>,
+    facts: &mut Facts<A>,
+) -> Result<Destination<A>, DropReason> {
+    let mut to = Destination { flow: *key, announced: None, mapped: false };
+    let t = &key.tuple;
+    let target = ExpectedTarget { proto: key.proto, destination: t.dst.ip(), port: t.dport };
+    let outside = Endpoint { address: t.dst, port: t.dport, proto: key.proto };
+    if let Some(e) = w.shared.expectations.take(target, t.src.ip(), w.now) {
+        let (address, port) = e.listener;
+        to.flow.tuple.dst = A::from_ip(address).ok_or(DropReason::NatNoAddress)?;
+        to.flow.tuple.dport = port;
+        to.announced = Some(e);
+    } else if protocol::has_ports(key.proto)
+        && let Some(source) = A::mappings(&w.shared).inbound(&outside, t.src)
+    {
+        (to.flow.tuple.dst, to.flow.tuple.dport) = (source.address, source.port);
+        to.mapped = true;
+    } else if let Some(rule) = w.snapshot.policy.destination_nat.iter().find(|r| r.matcher.matches(facts)) {
+        to.flow = nat::destination(rule, key).ok_or(DropReason::NatNoAddress)?;
+    }
+    if to.announced.is_some() || to.mapped {
+        // Announced by the connection that made the mapping, as much as by a helper's.
+        facts.state = CtState::Related;
+        facts.status.insert(Status::EXPECTED);
+    }
+    if to.flow != *key {
+        facts.status.insert(Status::DST_NAT);
+        facts.destination = to.flow.tuple.dst;
+        facts.destination_port = facts.destination_port.map(|_| to.flow.tuple.dport);
+    }
+    Ok(to)
+}
+
+/// Chooses the source and claims the reply tuple.
+pub(super) fn source<P: Port, A: Member>(
+    w: &mut Core<P>,
+    t: &Family<A>,
+    p: &Packet<A>,
+    to: &Destination<A>,
+    facts: &Facts<A>,
+    egress: InterfaceId,
+    next: A,
+) -> Result<Source<A>, DropReason> {
+    let flow = &to.flow;
+    let own = flow.tuple.src;
+    let rules = &w.snapshot.policy.source_nat;
+    // A forward that turns round on the interface it came from would be answered past the gateway.
+    let hairpin = facts.status.contains(Status::DST_NAT) && egress == p.interface;
+    let keep = PortChoice::default();
+    let (addresses, choice): (Vec<(A, A)>, PortChoice) = if let Some(e) = &to.announced {
+        // The listener knows the other end by the address that the master connection gave it.
+        let a = e.source_to.and_then(A::from_ip).unwrap_or(own);
+        (vec![(a, a)], keep)
+    } else {
+        match rules.iter().find(|r| r.matcher.matches(facts)).map(|r| &r.translate) {
+            Some(SourceTranslation::Masquerade(choice)) => (masquerade(w, egress, next)?, *choice),
+            Some(SourceTranslation::Pool { addresses, choice }) => {
+                let family = |(a, b): &(_, _)| Some((A::from_ip(*a)?, A::from_ip(*b)?));
+                (addresses.iter().filter_map(family).collect(), *choice)
+            }
+            Some(SourceTranslation::Prefix(map)) => {
+                let a = prefix::outward(map, own).ok_or(DropReason::NatNoAddress)?;
+                (vec![(a, a)], keep)
+            }
+            None if hairpin => (masquerade(w, egress, next)?, keep),
+            // Untranslated, but still with a reply tuple of its own (netfilter's null binding).
+            Some(SourceTranslation::None) | None => (vec![(own, own)], keep),
+        }
+    };
+    let first = addresses.first().ok_or(DropReason::NatNoAddress)?.0;
+    let (shared, id) = (&w.shared, w.id);
+    let mappings = A::mappings(shared);
+    let at = Endpoint { address: own, port: flow.tuple.sport, proto: flow.proto };
+    let reserved = w.snapshot.fib.host_ports.filter(|_| w.snapshot.fib.is_local(first));
+    let bound = mappings.of(&at);
+    let independent = choice.independent.filter(|_| protocol::has_ports(flow.proto) || flow.proto == A::ICMP);
+    let free = |reply: &Key<A>| {
+        let hash = reply.hash(&shared.keys);
+        t.table.lookup(&t.slab, hash, reply).is_none() && shared.directory.claim(hash, id).is_ok()
+    };
+    let mut range = Range {
+        addresses: &addresses,
+        ports: choice.ports,
+        random: choice.random,
+        reserved,
+        moved: bound.map(|(o, _)| (o.address, o.port)),
+    };
+    let reply = match (independent, bound) {
+        (None, _) => nat::source(flow, &range, &mut w.random, free),
+        // The source has its endpoint: that one or none.
+        (Some(_), Some((outside, Some(_)))) => {
+            let only = [(outside.address, outside.address)];
+            range = Range { addresses: &only, ports: Some((outside.port, outside.port)), random: false, ..range };
+            nat::source(flow, &range, &mut w.random, free).filter(|r| endpoint(r) == outside)
+        }
+        (Some(_), _) => nat::source(flow, &range, &mut w.random, |reply| {
+            let outside = endpoint(reply);
+            if !mappings.claim(&outside, &at) {
+                return false;
+            }
+            let ok = free(reply);
+            if !ok {
+                mappings.unclaim(&outside, &at);
+            }
+            ok
+        }),
+    };
+    let reply = reply.ok_or(DropReason::NatExhausted)?;
+    let outside = endpoint(&reply);
+    let moved = outside.port != flow.tuple.sport && to.announced.is_none();
+    let mapping = (independent.is_some() || moved).then_some(Bound { source: at, outside, independent });
+    Ok(Source { reply, mapping })
+}
+
+/// The outside endpoint that replies are addressed to.
+fn endpoint<A: Ip>(reply: &Key<A>) -> Endpoint<A> {
+    let port = if reply.proto == A::ICMP { reply.tuple.sport } else { reply.tuple.dport };
+    Endpoint { address: reply.tuple.dst, port, proto: reply.proto }
+}
+
+fn masquerade<P: Port, A: Ip>(w: &Core<P>, egress: InterfaceId, next: A) -> Result<Vec<(A, A)>, DropReason> {
+    let a = w.snapshot.fib.source_address(egress, next).ok_or(DropReason::NatNoAddress)?;
+    Ok(vec![(a, a)])
+}
+
+/// Counts a confirmed connection in the mappings it belongs to.
+pub(super) fn hold<P: Port, A: Member>(w: &Core<P>, to: &Destination<A>, from: &Source<A>) {
+    let mappings = A::mappings(&w.shared);
+    if let Some(b) = &from.mapping {
+        mappings.add(&b.source, &b.outside, b.independent, Some(to.flow.tuple.dst));
+    }
+    if to.mapped {
+        let t = &to.flow.tuple;
+        let source = Endpoint { address: t.dst, port: t.dport, proto: to.flow.proto };
+        // It exists: it admitted the connection. Should its last connection have gone since, this makes
+        // an entry that binds nothing.
+        mappings.add(&source, &source, None, None);
+    }
+}
+
+/// Gives up the claims of a connection that is not confirmed.
+pub(super) fn release<P: Port, A: Member>(w: &Core<P>, from: &Source<A>, reply_hash: u64) {
+    w.shared.directory.release(reply_hash, w.id);
+    if let Some(b) = from.mapping.filter(|b| b.independent.is_some()) {
+        A::mappings(&w.shared).unclaim(&b.outside, &b.source);
+    }
+}

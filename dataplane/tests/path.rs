@@ -335,3 +335,17 @@ fn mss_is_lowered_to_the_smaller_link() {
     let out = g.packet(LAN, &v);
     assert_eq!(&out[0].1[40..44], &[2, 4, (1360u16 >> 8) as u8, (1360u16 & 0xff) as u8]);
 }
+
+#[test]
+fn who_waits_in_vain_for_a_neighbour_is_told() {
+    let mut f = fib();
+    f.neighbours4.remove(&(WAN as u16, v4("198.51.100.254")));
+    let mut g = Gateway::new(1, policy(), f);
+    let sent = udp(CLIENT, SERVER, 4000, 53, b"query");
+    assert!(g.packet(LAN, &sent).is_empty());
+    std::thread::sleep(std::time::Duration::from_millis(3100));
+    let out = g.run();
+    assert_eq!((out[0].0, &out[0].1[20..22]), (LAN, &[3u8, 1][..]));
+    assert_eq!(out[0].1[28..], sent[..], "the quote is what the client sent");
+    assert_eq!(g.drops(DropReason::NeighbourUnresolved), 1);
+}

@@ -78,6 +78,9 @@ pub trait Ip: Address + FibFamily {
     /// Takes one from the TTL, which is not 0, and updates the header checksum.
     fn decrement_ttl(frame: &mut [u8], l3: usize);
 
+    /// Adds one to the TTL, which is not 255, and updates the header checksum.
+    fn increment_ttl(frame: &mut [u8], l3: usize);
+
     /// A source that no forwarded packet may have.
     fn is_martian_source(self) -> bool;
 

@@ -98,6 +98,14 @@ impl Ip for V4 {
         put16(h, 10, c);
     }
 
+    fn increment_ttl(frame: &mut [u8], l3: usize) {
+        let h = &mut frame[l3..l3 + MIN_HEADER];
+        let old = be16(h, 8);
+        h[8] += 1;
+        let c = Delta::new(u64::from(old), u64::from(old) + 0x100).apply(be16(h, 10));
+        put16(h, 10, c);
+    }
+
     #[inline]
     fn is_martian_source(self) -> bool {
         // Loopback, multicast, limited broadcast, unspecified. 240/4 is ordinary unicast to the kernel.

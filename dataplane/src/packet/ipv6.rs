@@ -94,6 +94,10 @@ impl Ip for V6 {
         frame[l3 + 7] -= 1;
     }
 
+    fn increment_ttl(frame: &mut [u8], l3: usize) {
+        frame[l3 + 7] += 1;
+    }
+
     #[inline]
     fn is_martian_source(self) -> bool {
         // Unspecified, loopback, multicast; link-local is never forwarded (RFC 4291 2.5.6).

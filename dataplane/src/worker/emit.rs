@@ -2,9 +2,11 @@
 
 use super::core::Core;
 use super::family::{Family, Member, Packet};
+use super::neighbour::Waiting;
 use super::reason::DropReason;
 use crate::io::{Frame, Port};
 use crate::packet::{ETHERNET, be16, checksum, put16};
+use crate::route::Mac;
 
 /// Sends a packet, translated already, to next hop `hop`.
 #[inline]
@@ -13,31 +15,33 @@ pub(super) fn send<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &P
     let frame = Frame { len: p.headers.end, ..p.frame };
     let b = w.pool.bytes_mut(frame);
     A::decrement_ttl(b, usize::from(p.headers.l3));
+    let mut sender = Mac::default();
+    sender.0.copy_from_slice(&b[6..12]);
     b[6..12].copy_from_slice(&n.own.0);
     if let Some(mac) = n.mac {
         b[..6].copy_from_slice(&mac.0);
     }
     if p.headers.length() > usize::from(n.mtu) {
-        fragment(w, t, p, hop);
+        fragment(w, t, p, hop, sender);
         return;
     }
-    pass_on(w, t, hop, frame);
+    pass_on(w, t, hop, Waiting { frame, interface: p.interface, sender });
 }
 
 #[inline]
-fn pass_on<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, hop: u16, frame: Frame) {
+fn pass_on<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, hop: u16, x: Waiting) {
     let n = t.neighbours.get(hop);
     if n.mac.is_some() {
         let interface = n.interface;
         t.neighbours.used(w, hop);
-        w.transmit(interface, frame);
+        w.transmit(interface, x.frame);
     } else {
-        t.neighbours.wait(w, hop, frame);
+        t.neighbours.wait(w, hop, x);
     }
 }
 
 /// Cuts an IPv4 packet that may be fragmented into pieces that fit the MTU (RFC 791 3.2), in order.
-fn fragment<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, hop: u16) {
+fn fragment<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, hop: u16, sender: Mac) {
     let mtu = usize::from(t.neighbours.get(hop).mtu);
     let whole = w.pool.bytes(p.frame)[..usize::from(p.headers.end)].to_vec();
     w.pool.give(p.frame);
@@ -64,6 +68,6 @@ fn fragment<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A
         let c = checksum::checksum(h);
         put16(h, 10, c);
         b[ETHERNET + header..].copy_from_slice(part);
-        pass_on(w, t, hop, frame);
+        pass_on(w, t, hop, Waiting { frame, interface: p.interface, sender });
     }
 }

@@ -23,6 +23,7 @@ mod stateless;
 pub mod steering;
 mod tasks;
 mod track;
+mod unreachable;
 
 pub use directory::Directory;
 pub use reason::DropReason;

@@ -41,7 +41,17 @@ pub(super) struct Neighbour<A> {
     asked: Ticks,
     /// Since when frames have been waiting in vain.
     silent_since: Option<Ticks>,
-    waiting: Vec<Frame>,
+    waiting: Vec<Waiting>,
+}
+
+/// A frame, complete but for its destination address, with what it takes to tell its sender that it will
+/// not arrive.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waiting {
+    pub(super) frame: Frame,
+    /// Where it came in, and from whom.
+    pub(super) interface: InterfaceId,
+    pub(super) sender: Mac,
 }
 
 /// The next hops a worker has used, by index.
@@ -106,40 +116,40 @@ impl<A: Ip> Neighbours<A> {
             n.refresh(&w.snapshot.fib);
             if let (Some(mac), true) = (n.mac, n.up) {
                 n.silent_since = None;
-                for f in n.waiting.drain(..) {
-                    w.pool.bytes_mut(f)[..6].copy_from_slice(&mac.0);
-                    w.transmit(n.interface, f);
+                for x in n.waiting.drain(..) {
+                    w.pool.bytes_mut(x.frame)[..6].copy_from_slice(&mac.0);
+                    w.transmit(n.interface, x.frame);
                 }
             }
         }
         self.unresolved = (0..self.list.len() as u16).filter(|i| self.list[usize::from(*i)].mac.is_none()).collect();
     }
 
-    /// Gives up on frames that have waited too long, and repeats requests.
-    pub(super) fn tick<P: Port>(&mut self, w: &mut Core<P>) {
+    /// Takes out the frames that have waited too long, and repeats requests for the others.
+    pub(super) fn tick<P: Port>(&mut self, w: &mut Core<P>) -> Vec<Waiting> {
+        let mut late = Vec::new();
         for i in &self.unresolved {
             let n = &mut self.list[usize::from(*i)];
             if n.waiting.is_empty() {
                 continue;
             }
             if n.is_silent(w.now) || !n.up {
-                for f in n.waiting.drain(..) {
-                    w.discard(f, DropReason::NeighbourUnresolved);
-                }
+                late.append(&mut n.waiting);
             } else if n.asked.after_ms(RETRY_MS).reached(w.now) {
                 n.ask(w);
             }
         }
+        late
     }
 
     /// Lets a complete frame, but for its destination address, wait for that.
-    pub(super) fn wait<P: Port>(&mut self, w: &mut Core<P>, hop: u16, f: Frame) {
+    pub(super) fn wait<P: Port>(&mut self, w: &mut Core<P>, hop: u16, x: Waiting) {
         let n = &mut self.list[usize::from(hop)];
         if n.waiting.len() >= WAITING {
-            w.discard(f, DropReason::NeighbourQueueFull);
+            w.discard(x.frame, DropReason::NeighbourQueueFull);
             return;
         }
-        n.waiting.push(f);
+        n.waiting.push(x);
         match n.silent_since {
             None => n.silent_since = Some(w.now),
             // The pause after a failure is over: another try.

@@ -12,6 +12,7 @@ use super::path;
 use super::reason::DropReason;
 use super::shared::{Handed, Shared};
 use super::tasks::{self, Tasks};
+use super::unreachable;
 use crate::conntrack::Ticks;
 use crate::conntrack::region::prefetch;
 use crate::io::{BURST, Frame, FramePool, Port};
@@ -148,8 +149,8 @@ impl<P: Port> Worker<P> {
         self.tasks.turn(&mut self.core, &mut self.families);
         if self.housekeeping.after_ms(HOUSEKEEPING_MS).reached(self.core.now) {
             self.housekeeping = self.core.now;
-            self.families.v4.neighbours.tick(&mut self.core);
-            self.families.v6.neighbours.tick(&mut self.core);
+            give_up::<P, V4>(&mut self.core, &mut self.families);
+            give_up::<P, V6>(&mut self.core, &mut self.families);
             if self.core.id == 0 {
                 let now = self.core.now;
                 self.core.shared.expectations.retain(|e| !e.expires.reached(now));
@@ -261,6 +262,13 @@ impl<P: Port> Worker<P> {
         }
         own.sleeping.store(false, Ordering::Relaxed);
         own.wake.clear();
+    }
+}
+
+fn give_up<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
+    let t = A::of(families);
+    for x in t.neighbours.tick(w) {
+        unreachable::give_up(w, t, &x);
     }
 }
 

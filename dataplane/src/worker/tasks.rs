@@ -58,6 +58,8 @@ impl Tasks {
             if goes_on {
                 self.walks.push_back(walk);
             } else if let Command::Delete { reply, .. } = walk.command {
+                // Who asked may count next.
+                gauges(w, f);
                 // Nobody may be waiting for the number any more.
                 let _ = reply.try_send(walk.deleted);
             }

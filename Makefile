@@ -21,7 +21,8 @@ test:
 # Sluice, the kernel and a bare AF_XDP forwarder side by side, in the same namespaces.
 bench:
 	@tests/prepare test $@
-	cargo run --release --locked -p sluice-perf
+	cargo build --release --locked -p sluice -p sluice-perf
+	cargo run --release --locked --quiet -p sluice-perf -- veth
 
 lint:
 	@tests/prepare build $@

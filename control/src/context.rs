@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use dataplane::io::xsk::Monitor;
+use dataplane::io::xsk::{Monitor, XskStatistics};
 use dataplane::worker::counters::Counters;
 use dataplane::worker::shared::Shared;
 
@@ -20,6 +20,8 @@ pub(crate) struct Context {
     pub(crate) mirror: Arc<mirror::Stats>,
     /// Every queue that is bound to a worker.
     pub(crate) queues: Vec<Queue>,
+    /// Read the statistics of each queue's socket, and keep it open.
+    pub(crate) monitors: Mutex<Vec<Option<Monitor>>>,
     /// The kernel's index of each interface's device when it was attached.
     pub(crate) attached: Vec<u32>,
     /// The steering programs.
@@ -47,8 +49,6 @@ pub(crate) struct Queue {
     pub(crate) xdp: &'static str,
     /// How frames get to the worker: `zero-copy` or `copy`.
     pub(crate) mode: &'static str,
-    /// Reads the socket's statistics.
-    pub(crate) monitor: Option<Monitor>,
 }
 
 /// What the control thread knows of a worker.
@@ -91,6 +91,25 @@ impl WorkerState {
 }
 
 impl Context {
+    /// Each queue with its socket's statistics, where the kernel tells them.
+    pub(crate) fn socket_statistics(&self) -> Vec<(&Queue, XskStatistics)> {
+        let monitors = self.monitors.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.queues.iter().zip(monitors.iter());
+        all.filter_map(|(q, m)| Some((q, m.as_ref()?.statistics().ok()?))).collect()
+    }
+
+    /// Lets go of the sockets: the queues are free then, even if a client still holds the context.
+    pub(crate) fn release(&self) {
+        self.monitors.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The device that was made anew since it was attached, if there is one: nothing of the old one works.
+    pub(crate) fn replaced(&self) -> Option<String> {
+        let current = self.shared.current.load();
+        let mut all = current.policy.interfaces.iter().zip(&current.fib.interfaces).zip(&self.attached);
+        all.find(|((_, i), attached)| i.ifindex != 0 && i.ifindex != **attached).map(|((p, _), _)| p.device.clone())
+    }
+
     /// Whether packets flow: workers run, and enough interfaces are up to forward between.
     ///
     /// # Errors
@@ -112,7 +131,7 @@ impl Context {
             let name = format!("interface {} ({})", p.name, p.device);
             match i.ifindex {
                 0 => trouble.push(format!("{name} does not exist any more")),
-                n if n != *attached => trouble.push(format!("{name} was made anew: restart sluice to attach to it")),
+                n if n != *attached => trouble.push(format!("{name} was made anew and is not attached yet")),
                 _ if !i.up => trouble.push(format!("{name} is down or has no carrier")),
                 _ => up += 1,
             }

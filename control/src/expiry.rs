@@ -75,3 +75,33 @@ fn scan(w: &WorkerShared, view: &SlabView, range: std::ops::Range<u32>, now: Tic
     }
     Reached { all: true, sent }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dataplane::conntrack::{Connection, Key, Private, Slab};
+    use dataplane::packet::V4;
+
+    #[test]
+    fn only_passed_deadlines_are_sent_and_a_full_queue_stops_the_scan() {
+        let shared = Shared::new(1, 1, 100_000, 16).unwrap();
+        let w = &shared.workers[0];
+        let mut slab = Slab::<V4>::new(w.slab4.clone()).unwrap();
+        let now = Ticks(10_000);
+        for i in 0..1000u32 {
+            let mut c = Connection::new(Key::default(), Key::default(), Private::Plain);
+            c.deadline = if i % 2 == 0 { Ticks(9_000) } else { Ticks(11_000) };
+            assert_eq!(slab.insert(c), Some(i));
+        }
+        slab.remove(0);
+        let all = Reached { all: true, sent: true };
+        assert_eq!(scan(w, &w.slab4, 0..w.slab4.high_water(), now, Slot::V4), all);
+        let found: Vec<Slot> = std::iter::from_fn(|| w.expired.pop()).flatten().collect();
+        assert_eq!(found.len(), 499);
+        assert!(found.iter().all(|s| matches!(s, Slot::V4(i) if i % 2 == 0 && *i > 0)));
+
+        while w.expired.push(Vec::new()).is_ok() {}
+        let stopped = Reached { all: false, sent: false };
+        assert_eq!(scan(w, &w.slab4, 0..w.slab4.high_water(), now, Slot::V4), stopped);
+    }
+}

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use crossbeam::channel::{self, Receiver};
 use dataplane::worker::shared::{Command, Filter as Conditions};
 
 use crate::context::Context;
-use crate::status;
 use crate::wire::{Filter, Request, Response};
+use crate::{status, sys};
 
 /// Clients served at the same time.
 const CLIENTS: usize = 16;
@@ -23,6 +24,8 @@ const CLIENTS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a worker may take to answer. It goes on with its traffic first, but not that long.
 const WORKER_PATIENCE: Duration = Duration::from_secs(10);
+/// How often the thread looks whether it shall stop.
+const LOOK_UP: Duration = Duration::from_millis(100);
 /// The longest request in bytes.
 const REQUEST: u64 = 64 << 10;
 /// Chunks of connections a worker may be ahead of the client.
@@ -45,6 +48,9 @@ impl ControlSocket {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory).with_context(what)?;
         }
+        if fs::symlink_metadata(path).is_ok_and(|m| !m.file_type().is_socket()) {
+            bail!("{} exists and is not a socket: remove it, or set control.socket to another path", path.display());
+        }
         match UnixStream::connect(path) {
             Ok(_) => {
                 bail!("another sluice is running at {}: stop it, or set control.socket to another path", path.display())
@@ -54,29 +60,25 @@ impl ControlSocket {
             Err(e) => return Err(e).with_context(what),
         }
         let listener = UnixListener::bind(path).with_context(what)?;
+        listener.set_nonblocking(true).with_context(what)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o660)).with_context(what)?;
         Ok(ControlSocket { listener, path: path.to_owned() })
     }
 
-    /// Answers clients on threads of its own for as long as the process lives.
-    ///
-    /// # Errors
-    /// When no thread can be had.
-    pub(crate) fn serve(&self, ctx: Arc<Context>) -> io::Result<()> {
-        let listener = self.listener.try_clone()?;
+    /// Answers clients, each on a thread of its own, until the workers are told to stop.
+    pub(crate) fn serve(&self, ctx: &Arc<Context>) {
         let clients = Arc::new(AtomicUsize::new(0));
-        std::thread::Builder::new().name("socket".to_owned()).spawn(move || {
-            for stream in listener.incoming() {
-                match stream {
-                    Ok(s) => spawn(s, &ctx, &clients),
-                    Err(e) => {
-                        tracing::warn!("accepting a client on the control socket: {e}");
-                        std::thread::sleep(Duration::from_millis(100));
-                    }
+        while !ctx.shared.stop.load(Ordering::Relaxed) {
+            sys::readable(&[self.listener.as_raw_fd()], LOOK_UP);
+            match self.listener.accept() {
+                Ok((stream, _)) => spawn(stream, ctx, &clients),
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(e) => {
+                    tracing::warn!("accepting a client on the control socket: {e}");
+                    std::thread::sleep(LOOK_UP);
                 }
             }
-        })?;
-        Ok(())
+        }
     }
 }
 
@@ -108,6 +110,7 @@ fn spawn(stream: UnixStream, ctx: &Arc<Context>, clients: &Arc<AtomicUsize>) {
 }
 
 fn serve_client(stream: &UnixStream, ctx: &Context) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = String::new();
@@ -219,6 +222,10 @@ mod tests {
         assert!(path.exists());
         drop(ControlSocket::open(&path).unwrap());
         assert!(!path.exists());
+        fs::write(&path, "something else").unwrap();
+        let error = ControlSocket::open(&path).unwrap_err().to_string();
+        assert!(error.contains("is not a socket"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"something else");
         fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -131,7 +131,7 @@ pub(crate) struct Connection {
     pub(crate) protocol_number: u8,
     /// Seconds until it expires unless packets come.
     pub(crate) timeout: u32,
-    /// Protocol state, for TCP.
+    /// Protocol state, for TCP and SCTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) state: Option<String>,
     /// The direction of the first packet.

@@ -103,3 +103,37 @@ fn generic_mode() {
         });
     }
 }
+
+#[test]
+fn an_interface_that_goes_down_and_comes_back() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new(1);
+    lab.gateway.enter(|| {
+        let mut io = open_worker(0, &["d0", "d1"], IoMode::Copy, None).unwrap();
+        lab.gateway.sh("ip link set d1 down");
+        let send = |io: &mut WorkerIo| {
+            let mut frame = io.pool.take().unwrap();
+            frame.len = 60;
+            io.pool.bytes_mut(frame).fill(0);
+            io.ports[1].send(&mut io.pool, frame)
+        };
+        send(&mut io).unwrap();
+        io.ports[1].flush(&mut io.pool);
+        assert_eq!((io.ports[1].unsent(), io.ports[1].held().transmit), (0, 1), "nothing to wait for");
+        // What cannot be sent is refused when the rings are full, and none of it is lost.
+        while send(&mut io).is_ok() {
+            io.ports[1].flush(&mut io.pool);
+        }
+        assert_eq!(io.ports[1].held().transmit, 2048);
+        lab.gateway.sh("ip link set d1 up");
+        for _ in 0..200 {
+            io.ports[1].flush(&mut io.pool);
+        }
+        assert_eq!((io.ports[1].unsent(), io.ports[1].held().transmit), (0, 0));
+        // The last frame refused was dropped by this test.
+        let held: u32 = io.ports.iter().map(|p| p.held().receive).sum();
+        assert_eq!(io.pool.available() as u32 + held, io.pool.frames() - 1);
+    });
+}

@@ -16,7 +16,7 @@
 #define FRAME 60
 #define PORT_BITS 14      /* flows of one client */
 #define FIRST_PORT 10000  /* of a client */
-#define BEHIND_NS 20000000 /* later than this the lost time is forgotten, not made up for */
+#define BEHIND_NS 200000 /* later than this the lost time is forgotten: making up for it would be a flood */
 #define SPINS 100000
 
 struct plan {

@@ -22,9 +22,9 @@ const FRAME: usize = 60;
 /// Frames after which the kernel flushes what was redirected.
 const BATCH: u32 = 64;
 /// Frames of one system call, when they are not paced.
-const RUN: u32 = 1 << 16;
+const RUN: u32 = 1 << 17;
 /// Duration of a system call, when they are.
-const SLICE: f64 = 0.02;
+const SLICE: f64 = 0.2;
 
 /// Makes frames in one network namespace.
 pub(crate) struct Generator {
@@ -77,7 +77,7 @@ impl Generator {
         let gap = if rate > 0.0 { (1e9 / rate).round() as u64 } else { 0 };
         self.plan.set(0, self.plan(flows, gap), 0)?;
         let program: &Xdp = self.ebpf.program("generate").context("no such program")?.try_into()?;
-        let repeat = if rate > 0.0 { ((rate * SLICE) as u32).clamp(1, RUN) } else { RUN };
+        let repeat = if rate > 0.0 { ((rate * SLICE) as u32).max(1) } else { RUN };
         let frame = [0u8; FRAME];
         // struct xdp_md: where the data begins and ends.
         let mut context = [0u8; 24];

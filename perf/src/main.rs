@@ -13,6 +13,8 @@ mod sink;
 mod sys;
 mod veth;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// Measures Sluice. Without a command: the in-memory benches.
@@ -45,8 +47,17 @@ enum Command {
     Echo(echo::Arguments),
 }
 
-fn main() -> anyhow::Result<()> {
-    let a = Arguments::parse();
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(a: Arguments) -> anyhow::Result<()> {
     let command = a.command.unwrap_or(Command::Memory(a.memory));
     if matches!(command, Command::Veth(_) | Command::Generate(_) | Command::Sink(_) | Command::Forward(_)) {
         // They leave things in the kernel that outlive the process.

@@ -33,6 +33,12 @@ pub(crate) fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
+/// The process's niceness.
+pub(crate) fn niceness() -> i32 {
+    // SAFETY: no pointers are passed, and a process may always ask about itself.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+}
+
 /// Asks a process to end.
 pub(crate) fn terminate(pid: u32) {
     // SAFETY: no pointers are passed; a process that is gone is no error here.

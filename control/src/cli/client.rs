@@ -3,10 +3,14 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
 use crate::wire::{Request, Response};
+
+/// How long the daemon may keep silent; it gives up on its workers before.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Sends a request and calls `each` with every line of the answer but the last.
 ///
@@ -27,6 +31,7 @@ pub(super) fn ask(
         }
         _ => anyhow::anyhow!("connecting to sluice at {}: {e}", socket.display()),
     })?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line).context("asking sluice")?;

@@ -9,21 +9,22 @@ mod logging;
 mod steering;
 mod threads;
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use config::{Config, OnFailure, Poll};
 use dataplane::io::punt::Injector;
 use dataplane::io::xsk::{self, WorkerIo};
 use dataplane::worker::shared::Shared;
 use dataplane::worker::{Options, Worker};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinSet;
 
 use crate::context::{Context, Queue, WorkerState};
 use crate::mirror::Mirror;
@@ -54,7 +55,48 @@ pub(crate) fn run(file: &Path) -> anyhow::Result<ExitCode> {
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
-    runtime.block_on(gateway(file, config))
+    runtime.block_on(async {
+        checks::privileges()?;
+        checks::forwarding(config.io.on_failure == OnFailure::Open);
+        let mut signals = Signals::new()?;
+        loop {
+            match gateway(file, &config, &mut signals).await? {
+                Outcome::Signal => return Ok(ExitCode::SUCCESS),
+                Outcome::Replaced(device) => {
+                    tracing::warn!("{device} was made anew: starting again with it; all connections are lost");
+                }
+            }
+        }
+    })
+}
+
+/// The signals that end the daemon. Caught from the start, so that none ends the process between
+/// attaching and detaching.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let catch = |kind| signal(kind).context("catching signals");
+        Ok(Signals { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Why the gateway has stopped.
+enum Outcome {
+    /// A signal told it to.
+    Signal,
+    /// This device has gone and come back; sockets and steering program went with the old one.
+    Replaced(String),
 }
 
 /// What keeps the steering programs attached; dropping it detaches them.
@@ -66,21 +108,13 @@ impl Drop for Attachment {
     }
 }
 
-async fn gateway(file: &Path, config: Config) -> anyhow::Result<ExitCode> {
+async fn gateway(file: &Path, config: &Config, signals: &mut Signals) -> anyhow::Result<Outcome> {
     let started = SystemTime::now();
-    checks::privileges()?;
-    checks::forwarding(config.io.on_failure == OnFailure::Open);
-    // Signals are caught from here on, so that none ends the process between attaching and detaching.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-
     let steering = Arc::new(Steering::load(&config.policy, config.io.on_failure)?);
-    let cpus = checks::cpus(&config, &steering.receive_queues())?;
+    let cpus = checks::cpus(config, &steering.receive_queues())?;
     let socket = ControlSocket::open(&config.control.socket)?;
-    let metrics = config.control.metrics.map(|a| TcpListener::bind(a).map(|l| (a, l))).transpose();
-    let metrics = metrics
-        .with_context(|| format!("serving metrics at {}: set control.metrics to another address", shown(&config)))?;
-    let ios = open_ports(&config, cpus.len())?;
+    let metrics = config.control.metrics.map(listen).transpose()?;
+    let ios = open_ports(config, cpus.len())?;
     let frames = ios.iter().map(|io| io.pool.frames()).max().unwrap_or(0);
     let interfaces = config.policy.interfaces.len();
     let shared = Shared::new(cpus.len(), interfaces, config.policy.max_connections, frames)
@@ -101,6 +135,7 @@ async fn gateway(file: &Path, config: Config) -> anyhow::Result<ExitCode> {
         shared: shared.clone(),
         mirror: mirror.stats(),
         queues: queues(&ios, &modes),
+        monitors: Mutex::new(ios.iter().flat_map(|io| &io.ports).map(|p| p.monitor().ok()).collect()),
         attached: steering.indices(),
         steering: steering.clone(),
         workers: cpus.iter().map(|cpu| WorkerState::new(*cpu)).collect(),
@@ -117,47 +152,70 @@ async fn gateway(file: &Path, config: Config) -> anyhow::Result<ExitCode> {
     let (punts, ingress) = (shared.clone(), steering.ingress());
     threads.start("punt", move || punt::run(&punts, injector, &ingress))?;
     let mirrored = steering.clone();
-    threads.start("mirror", move || mirror.run(|interfaces, local| mirrored.update(interfaces, local)))?;
-    tokio::spawn(expiry::run(shared.clone()));
-    if let Some((address, listener)) = metrics {
-        tracing::info!("serving metrics at http://{address}/metrics");
-        tokio::spawn(metrics::serve(listener, ctx.clone()));
+    threads.start("mirror", move || {
+        mirror.run(|interfaces, local| {
+            if let Err(e) = mirrored.update(interfaces, local) {
+                tracing::error!("{e:#}; the XDP programs do not know of the latest address changes");
+            }
+        })
+    })?;
+    let served = ctx.clone();
+    threads.start("socket", move || {
+        socket.serve(&served);
+        Ok(())
+    })?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(expiry::run(shared.clone()));
+    if let Some(listener) = metrics {
+        let served = ctx.clone();
+        tasks.spawn(async {
+            if let Err(e) = metrics::serve(listener, served).await {
+                tracing::error!("serving metrics: {e}");
+            }
+        });
     }
     ctx.running.store(true, Ordering::Release);
-    socket.serve(ctx.clone()).context("starting the control socket's thread")?;
     tell_ready(&ctx);
 
-    let result = tokio::select! {
-        _ = terminate.recv() => Ok(ExitCode::SUCCESS),
-        _ = interrupt.recv() => Ok(ExitCode::SUCCESS),
-        failure = watch(&ctx, ended) => Err(failure),
+    let outcome = tokio::select! {
+        () = signals.wait() => {
+            tracing::info!("stopping");
+            // A second signal finds the default action and ends the process at once.
+            crate::sys::default_signals();
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+            Ok(Outcome::Signal)
+        }
+        outcome = watch(&ctx, ended) => outcome,
     };
-    tracing::info!("stopping");
-    // A second signal finds the default action and ends the process at once.
-    crate::sys::default_signals();
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tasks.shutdown().await;
     threads.stop(&shared);
+    ctx.release();
     drop(attachment);
-    drop(socket);
-    result
+    outcome
 }
 
-/// Gives signs of life until a thread ends, which it must not.
-async fn watch(ctx: &Context, mut ended: UnboundedReceiver<Ended>) -> anyhow::Error {
+/// Gives signs of life until a device is replaced, or a thread ends, which it must not.
+async fn watch(ctx: &Context, mut ended: UnboundedReceiver<Ended>) -> anyhow::Result<Outcome> {
     let mut beat = tokio::time::interval(HEARTBEAT);
+    let mut replaced = None;
     loop {
         tokio::select! {
             e = ended.recv() => {
                 return match e {
-                    Some(Ended { thread, error: Some(e) }) => e.context(format!("thread {thread} failed")),
-                    Some(Ended { thread, error: None }) => anyhow::anyhow!("thread {thread} ended unexpectedly"),
-                    None => anyhow::anyhow!("all threads have ended"),
+                    Some(Ended { thread, error: Some(e) }) => Err(e.context(format!("thread {thread} failed"))),
+                    Some(Ended { thread, error: None }) => bail!("thread {thread} ended unexpectedly"),
+                    None => bail!("all threads have ended"),
                 };
             }
             _ = beat.tick() => {
                 ctx.steering.heartbeat();
                 for (state, w) in ctx.workers.iter().zip(&ctx.shared.workers) {
                     state.sample(&w.counters);
+                }
+                // Seen twice: whoever made the device has had the time to set it up.
+                let former = std::mem::replace(&mut replaced, ctx.replaced());
+                if let Some(device) = former && replaced.as_ref() == Some(&device) {
+                    return Ok(Outcome::Replaced(device));
                 }
             }
         }
@@ -188,15 +246,15 @@ fn queues(ios: &[WorkerIo], modes: &[&'static str]) -> Vec<Queue> {
                 worker,
                 xdp: modes[interface],
                 mode: if p.zero_copy() { "zero-copy" } else { "copy" },
-                monitor: p.monitor().ok(),
             });
         }
     }
     all
 }
 
-fn shown(config: &Config) -> String {
-    config.control.metrics.map_or_else(String::new, |a| a.to_string())
+fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address);
+    listener.with_context(|| format!("serving metrics at {address}: set control.metrics to another address"))
 }
 
 fn tell_ready(ctx: &Context) {
@@ -204,7 +262,7 @@ fn tell_ready(ctx: &Context) {
         Ok(()) => "packets flow".to_owned(),
         Err(reason) => format!("waiting: {reason}"),
     };
-    tracing::info!("{} workers on {} interfaces; {forwarding}", ctx.workers.len(), ctx.attached.len());
+    tracing::info!("started, interfaces: {}, workers: {}; {forwarding}", ctx.attached.len(), ctx.workers.len());
     for q in &ctx.queues {
         let device = &ctx.shared.current.load().policy.interfaces[q.interface].device;
         tracing::debug!("{device} queue {}: worker {}, {} XDP, {}", q.queue, q.worker, q.xdp, q.mode);

@@ -107,3 +107,21 @@ fn pin(worker: usize, cpu: usize) {
         tracing::warn!("worker {worker} could not be pinned to CPU {cpu}; it runs on {got:?}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_fails_or_panics_is_heard_of() {
+        let (mut threads, mut ended) = Threads::new();
+        threads.start("fails", || anyhow::bail!("no luck")).unwrap();
+        let e = ended.blocking_recv().unwrap();
+        assert_eq!((e.thread.as_str(), e.error.unwrap().to_string().as_str()), ("fails", "no luck"));
+        threads.start("panics", || panic!("expected in this test")).unwrap();
+        assert_eq!(ended.blocking_recv().unwrap().error.unwrap().to_string(), "it panicked");
+        threads.start("ends", || Ok(())).unwrap();
+        assert!(ended.blocking_recv().unwrap().error.is_none());
+        threads.stop(&Shared::new(0, 0, 1, 0).unwrap());
+    }
+}

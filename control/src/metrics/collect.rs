@@ -254,7 +254,7 @@ fn kernel(ctx: &Context, out: &mut Vec<MetricFamily>) {
         ("xsk_receive_invalid_total", "Descriptors of the fill ring that the kernel refused.", |s| s.rx_invalid),
         ("xsk_transmit_invalid_total", "Descriptors of the transmit ring that the kernel refused.", |s| s.tx_invalid),
     ];
-    let all: Vec<_> = ctx.queues.iter().filter_map(|q| Some((q, q.monitor.as_ref()?.statistics().ok()?))).collect();
+    let all = ctx.socket_statistics();
     for (name, help, get) in families {
         let mut f = counter(out, name, help);
         for (q, s) in &all {

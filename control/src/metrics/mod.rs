@@ -44,3 +44,6 @@ async fn health(State((ctx, _)): State<(Arc<Context>, Registry)>) -> (StatusCode
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
 }
+
+#[cfg(test)]
+mod tests;

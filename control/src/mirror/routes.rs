@@ -12,6 +12,7 @@ use dataplane::packet::Address;
 use dataplane::policy::InterfaceId;
 use dataplane::route::{Lpm, NextHop, Target};
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_MULTIPART, NLM_F_REPLACE};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHop, RouteNextHopFlags, RouteType,
 };
@@ -205,6 +206,10 @@ fn target<A: Address>(r: &Route<A>, ids: &HashMap<u32, InterfaceId>) -> Option<T
 /// The route a message describes; `None` for one that is not mirrored.
 fn read<A: Address>(m: &RouteMessage) -> Option<(Prefix<A>, Route<A>)> {
     let h = &m.header;
+    // A kernel without IPv6 answers a dump of it with what it has.
+    if (h.address_family == AddressFamily::Inet6) != A::V6 {
+        return None;
+    }
     if h.flags.contains(RouteFlags::Cloned) || h.source_prefix_length != 0 || h.tos != 0 {
         return None;
     }

@@ -76,7 +76,7 @@ impl Running {
 
     fn follow(mirror: Mirror) -> Self {
         let (shared, stats) = (mirror.shared.clone(), mirror.stats());
-        let thread = std::thread::spawn(move || mirror.run(|_, _| Ok(())).unwrap());
+        let thread = std::thread::spawn(move || mirror.run(|_, _| ()).unwrap());
         Running { shared, stats, thread: Some(thread) }
     }
 

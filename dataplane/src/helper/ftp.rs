@@ -17,7 +17,6 @@ use std::ops::Range;
 
 use super::sequence::after;
 use super::{Announcement, Format, Helper, Inspection, Opener, Properties, View};
-use crate::conntrack::Direction;
 use crate::packet::protocol;
 
 /// The FTP helper's state of one connection.

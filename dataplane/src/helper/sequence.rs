@@ -130,7 +130,7 @@ fn replace_number(segment: &mut [u8], at: usize, new: u32) -> Delta {
     segment[at..at + 4].copy_from_slice(&new.to_be_bytes());
     let words = |n: u32| u64::from(n >> 16) + u64::from(n & 0xffff);
     // At an odd offset each byte counts in the other half of its word (RFC 1071 section 2 (B)).
-    let sum = |n: u32| if at % 2 == 0 { words(n) } else { words(n.swap_bytes()) };
+    let sum = |n: u32| if at.is_multiple_of(2) { words(n) } else { words(n.swap_bytes()) };
     Delta::new(sum(old), sum(new))
 }
 

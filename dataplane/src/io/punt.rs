@@ -145,7 +145,7 @@ impl Injector {
                 Ok(()) => return Ok(()),
                 // A signal interrupts between runs; the map says how many there were.
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {
-                    done = self.next.get(&0, 0).map_err(|e| failed(&e))?
+                    done = self.next.get(&0, 0).map_err(|e| failed(&e))?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Err(PuntError::NotPermitted),
                 Err(cause) => return Err(PuntError::Run { ifindex, cause }),

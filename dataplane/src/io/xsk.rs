@@ -11,10 +11,12 @@
 //! what it receives. A packet that begins elsewhere is moved there before it is sent; that happens only to
 //! packets that lost a priority tag or whose sender prepended a header.
 
+mod error;
 mod open;
 mod sys;
 
-pub use open::{IoError, IoMode, WorkerIo, check_queues, open_worker};
+pub use error::IoError;
+pub use open::{IoMode, WorkerIo, check_queues, open_worker};
 pub use sys::Monitor;
 
 use std::io;

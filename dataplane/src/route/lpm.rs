@@ -13,8 +13,11 @@ use crate::packet::Address;
 #[derive(Debug, Clone)]
 pub struct Lpm<A, T> {
     /// Prefix lengths that occur, longest first, each with its prefixes.
-    lengths: Vec<(u8, Arc<HashMap<A, T, RandomState>>)>,
+    lengths: Vec<(u8, Prefixes<A, T>)>,
 }
+
+/// The prefixes of one length.
+type Prefixes<A, T> = Arc<HashMap<A, T, RandomState>>;
 
 impl<A, T> Default for Lpm<A, T> {
     fn default() -> Self {

@@ -67,17 +67,18 @@ enum Work {
 }
 
 impl Gateway {
-    /// Makes the hosts and starts the gateway. `sluice` is the binary to run.
+    /// Makes the hosts and starts the gateway. `sluice` is the binary to run; with `busy`, what polls in user
+    /// space never sleeps.
     ///
     /// # Errors
     /// When it does not start.
-    pub(super) fn start(kind: Kind, sluice: &Path) -> Result<Self> {
+    pub(super) fn start(kind: Kind, sluice: &Path, busy: bool) -> Result<Self> {
         let lab = Lab::new(&kind.to_string())?;
         let files = tempfile::Builder::new().prefix("sluice-perf").tempdir()?;
         let work = match kind {
-            Kind::Sluice => Work::Process(start_sluice(&lab, sluice, files.path())?),
+            Kind::Sluice => Work::Process(start_sluice(&lab, sluice, files.path(), busy)?),
             Kind::Kernel => Work::KernelThreads(start_kernel(&lab)?),
-            Kind::Forwarder => Work::Process(start_forwarder(&lab)?),
+            Kind::Forwarder => Work::Process(start_forwarder(&lab, busy)?),
         };
         Ok(Gateway { kind, work, lab, _files: files })
     }
@@ -173,18 +174,19 @@ pub(super) fn command(namespace: &str, cpu: usize, program: &Path, arguments: &[
     c
 }
 
-fn start_forwarder(lab: &Lab) -> Result<Process> {
+fn start_forwarder(lab: &Lab, busy: bool) -> Result<Process> {
     lab::set(&lab.gateway(), "ipv4/ip_forward", "0")?;
     let sides = [format!("{INSIDE_PORT}={CLIENT_MAC}"), format!("{OUTSIDE_PORT}={SERVER_MAC}")];
-    let arguments = ["forward", &sides[0], &sides[1]];
+    let mut arguments = vec!["forward", &sides[0], &sides[1]];
+    arguments.extend(busy.then_some("--busy"));
     Process::start_ready(&mut command(&lab.gateway(), GATEWAY_CPU, &std::env::current_exe()?, &arguments))
 }
 
-fn start_sluice(lab: &Lab, binary: &Path, files: &Path) -> Result<Process> {
+fn start_sluice(lab: &Lab, binary: &Path, files: &Path, busy: bool) -> Result<Process> {
     lab::set(&lab.gateway(), "ipv4/ip_forward", "0")?;
     let path = |name: &str| -> PathBuf { files.join(name) };
     let (config, socket, log) = (path("sluice.yaml"), path("control.sock"), path("sluice.log"));
-    fs::write(&config, policy(&socket))?;
+    fs::write(&config, policy(&socket, busy))?;
     let arguments = ["run", "--config", &config.to_string_lossy()];
     let out = File::create(&log)?;
     let mut daemon = command(&lab.gateway(), GATEWAY_CPU, binary, &arguments);
@@ -214,13 +216,14 @@ fn start_sluice(lab: &Lab, binary: &Path, files: &Path) -> Result<Process> {
     }
 }
 
-fn policy(socket: &Path) -> String {
+fn policy(socket: &Path, busy: bool) -> String {
+    let poll = if busy { "busy" } else { "adaptive" };
     format!(
         "version: 1
 interfaces:
   lan: {{ device: {INSIDE_PORT}, zone: inside }}
   wan: {{ device: {OUTSIDE_PORT}, zone: outside }}
-workers: {{ count: 1, cpus: [{GATEWAY_CPU}] }}
+workers: {{ count: 1, cpus: [{GATEWAY_CPU}], poll: {poll} }}
 nat:
   source:
     - {{ name: internet, from: inside, to: outside, match: {{ source: 10.81.0.0/16 }}, translate: masquerade }}
@@ -267,7 +270,10 @@ fn start_kernel(lab: &Lab) -> Result<Vec<u32>> {
         bail!("the kernel made no NAPI threads for {ns}");
     }
     for t in &threads {
-        run(Command::new("taskset").args(["-p", "-c", &GATEWAY_CPU.to_string(), &t.to_string()]))?;
+        let t = t.to_string();
+        run(Command::new("taskset").args(["-p", "-c", &GATEWAY_CPU.to_string(), &t]))?;
+        // The other gateways inherit this process's niceness.
+        run(Command::new("renice").args(["-n", &sys::niceness().to_string(), "-p", &t]))?;
     }
     Ok(threads)
 }

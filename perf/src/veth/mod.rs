@@ -43,6 +43,9 @@ pub(crate) struct Arguments {
     /// What to measure.
     #[arg(long, default_value = "all")]
     mode: Mode,
+    /// Gateways that poll in user space never sleep; otherwise they do after 50 microseconds without a frame.
+    #[arg(long)]
+    busy: bool,
     /// The binary to run as the gateway `sluice`; by default the one beside this program.
     #[arg(long)]
     sluice: Option<PathBuf>,
@@ -88,7 +91,7 @@ pub(crate) fn run(a: &Arguments) -> Result<()> {
     let mut subjects = Vec::new();
     for kind in &a.gateways {
         ensure!(*kind != Kind::Sluice || sluice.exists(), "{} does not exist: `make build`", sluice.display());
-        let gateway = Gateway::start(*kind, &sluice).with_context(|| format!("the gateway {kind}"))?;
+        let gateway = Gateway::start(*kind, &sluice, a.busy).with_context(|| format!("the gateway {kind}"))?;
         subjects.push(Subject::new(gateway, tcp)?);
     }
     let mut samples = Samples::default();

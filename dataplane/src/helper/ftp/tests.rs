@@ -1,4 +1,5 @@
 use super::*;
+use crate::conntrack::Direction;
 
 const CLIENT: &str = "10.10.0.2";
 const SERVER: &str = "203.0.113.9";

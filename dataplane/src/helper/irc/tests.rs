@@ -84,10 +84,10 @@ fn only_the_clients_words_on_an_established_ipv4_connection() {
 
 #[test]
 fn no_more_than_4095_bytes_are_searched() {
-    for (name, name_length, announces) in [("ends at the limit", 4049, true), ("ends behind it", 4050, false)] {
-        let payload = format!("PRIVMSG {} :\x01DCC SEND f 168427522 1025 7\x01\n", "n".repeat(name_length));
-        assert_eq!(payload.len() <= MAX_SEARCH, announces, "{name}");
+    let (before, after) = ("PRIVMSG ", " :\x01DCC SEND f 168427522 1025 7\x01\n");
+    for (length, announces) in [(MAX_SEARCH, true), (MAX_SEARCH + 1, false)] {
+        let payload = format!("{before}{}{after}", "n".repeat(length - before.len() - after.len()));
         let found = inspect(payload.as_bytes(), Direction::Original, true, INSIDE);
-        assert_eq!(matches!(found, Inspection::Announce(_)), announces, "{name}");
+        assert_eq!(matches!(found, Inspection::Announce(_)), announces, "{length} bytes");
     }
 }

@@ -68,9 +68,9 @@ fn checked_payload(frame: &[u8]) -> Vec<u8> {
     match p.transport.unwrap() {
         TransportSlice::Tcp(t) => {
             let right = if src.len() == 4 {
-                t.calc_checksum_ipv4_raw(v4(&src), v4(&dst)).unwrap()
+                t.calc_checksum_ipv4(v4(&src), v4(&dst)).unwrap()
             } else {
-                t.calc_checksum_ipv6_raw(v6(&src), v6(&dst)).unwrap()
+                t.calc_checksum_ipv6(v6(&src), v6(&dst)).unwrap()
             };
             assert_eq!(t.checksum(), right);
             assert_eq!(t.options(), OPTIONS);

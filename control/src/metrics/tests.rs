@@ -1,0 +1,107 @@
+//! The exposition as a whole, for a gateway without interfaces of its own.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use dataplane::policy::{InterfacePolicy, Policy};
+use dataplane::route::{Fib, Interface};
+use dataplane::worker::DropReason;
+use dataplane::worker::shared::Shared;
+
+use super::*;
+use crate::context::WorkerState;
+use crate::daemon::Steering;
+
+fn context() -> Arc<Context> {
+    let shared = Shared::new(2, 1, 1024, 16).unwrap();
+    let interface = InterfacePolicy { name: "lan".into(), device: "eth1".into(), zone: 0 };
+    let policy = Policy { interfaces: vec![interface], max_connections: 1024, ..Policy::default() };
+    let fib = Fib { interfaces: vec![Interface { ifindex: 7, up: true, ..Interface::default() }], ..Fib::default() };
+    shared.current.publish(Some(Arc::new(policy)), Some(Arc::new(fib)));
+    Arc::new(Context {
+        shared,
+        mirror: Arc::default(),
+        queues: Vec::new(),
+        monitors: Mutex::default(),
+        attached: vec![7],
+        steering: Arc::new(Steering::load(&Policy::default(), config::OnFailure::Closed).unwrap()),
+        workers: vec![WorkerState::new(Some(0)), WorkerState::new(None)],
+        file: "policy.yaml".into(),
+        started: SystemTime::now(),
+        running: AtomicBool::new(false),
+    })
+}
+
+fn text(ctx: &Arc<Context>) -> String {
+    let registry = Registry::new();
+    registry.register(Box::new(collect::Gateway::new(ctx.clone()))).unwrap();
+    TextEncoder::new().encode_to_string(&registry.gather()).unwrap()
+}
+
+#[test]
+fn names_and_samples_follow_the_conventions() {
+    let ctx = context();
+    ctx.shared.workers[1].counters.drop(DropReason::NoRoute);
+    ctx.shared.workers[1].counters.interfaces[0].rx_packets.add(5);
+    ctx.shared.workers[0].counters.busy_ns.add(1_500_000_000);
+    let text = text(&ctx);
+    for line in [
+        "sluice_dropped_packets_total{reason=\"no_route\",worker=\"1\"} 1",
+        "sluice_interface_receive_packets_total{interface=\"lan\",device=\"eth1\",worker=\"1\"} 5",
+        "sluice_worker_seconds_total{worker=\"0\",state=\"busy\"} 1.5",
+        "sluice_interface_up{interface=\"lan\",device=\"eth1\"} 1",
+        "sluice_connections_max 1024",
+        "sluice_ready 0",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+    }
+    let mut seen = HashSet::new();
+    let mut counters = HashSet::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(name.starts_with("sluice_"), "{name}");
+            assert_eq!(name.ends_with("_total"), kind == "counter", "{name} is a {kind}");
+            counters.insert(name);
+        } else if let Some(rest) = line.strip_prefix("# HELP ") {
+            assert!(rest.split_once(' ').is_some_and(|(_, help)| help.ends_with('.')), "{line}");
+        } else {
+            let (series, _) = line.rsplit_once(' ').unwrap();
+            assert!(seen.insert(series), "{series} appears twice");
+            assert!(counters.contains(series.split('{').next().unwrap()), "{series} has no type");
+        }
+    }
+    for r in DropReason::ALL {
+        assert!(text.contains(&format!("reason=\"{}\"", r.label())), "{}", r.label());
+    }
+}
+
+#[test]
+fn health_says_why_not() {
+    let ctx = context();
+    let not = |part: &str| {
+        let reason = ctx.ready().unwrap_err();
+        assert!(reason.contains(part), "{reason}");
+    };
+    not("not started");
+    ctx.running.store(true, Ordering::Relaxed);
+    not("worker 0 has ended");
+    for w in &ctx.workers {
+        w.alive.store(true, Ordering::Relaxed);
+    }
+    assert_eq!(ctx.ready(), Ok(()));
+    let publish = |i: Interface| {
+        let fib = Fib { interfaces: vec![i], ..Fib::default() };
+        ctx.shared.current.publish(None, Some(Arc::new(fib)));
+    };
+    publish(Interface { ifindex: 7, ..Interface::default() });
+    not("interface lan (eth1) is down");
+    publish(Interface { ifindex: 8, up: true, ..Interface::default() });
+    not("made anew");
+    assert_eq!(ctx.replaced(), Some("eth1".to_owned()));
+    publish(Interface::default());
+    not("does not exist any more");
+    assert_eq!(ctx.replaced(), None);
+}

@@ -83,7 +83,7 @@ impl AddressRange {
     }
 
     /// The prefix with exactly these addresses, if there is one.
-    fn prefix(self) -> Option<IpNet> {
+    pub(crate) fn prefix(self) -> Option<IpNet> {
         let (host_bits, width) = match (self.first, self.last) {
             (IpAddr::V4(a), IpAddr::V4(b)) => ((u32::from(a) ^ u32::from(b)).count_ones(), 32),
             (IpAddr::V6(a), IpAddr::V6(b)) => ((u128::from(a) ^ u128::from(b)).count_ones(), 128),

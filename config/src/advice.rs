@@ -1,11 +1,16 @@
 //! Warnings about policies that are valid and yet hardly what was meant.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use dataplane::conntrack::{CtState, Status};
-use dataplane::packet::Address;
-use dataplane::policy::{Action, AddressSet, DestinationNat, Match, PortSet, Rule};
+use dataplane::packet::{Address, V4, V6};
+use dataplane::policy::{
+    Action, AddressSet, DestinationNat, DestinationTranslation, Match, PortSet, PrefixMap, Rule, SourceNat,
+};
+use ipnet::IpNet;
 
+use crate::nat::Nat;
 use crate::report::{Report, Span};
 use crate::rules::{Named, Placed};
 
@@ -92,6 +97,7 @@ fn covers(a: &Match, b: &Match, sets: &mut Subsets) -> bool {
         && wider(&a.to, &b.to, |a, b| b.0 & !a.0 == 0)
         && wider(&a.states, &b.states, |a, b| b.0 & !a.0 == 0)
         && wider(&a.status, &b.status, |a, b| b.contains(*a))
+        && wider(&a.mark, &b.mark, |a, b| a.1 & !b.1 == 0 && b.0 & a.1 == a.0)
         && wider(&a.protocols, &b.protocols, |a, b| b.iter().all(|p| a.contains(p)))
         && wider(&a.destination_port, &b.destination_port, |a, b| within(a.ranges(), b.ranges()))
         && wider(&a.source_port, &b.source_port, |a, b| within(a.ranges(), b.ranges()))
@@ -135,37 +141,46 @@ pub(crate) fn nothing_accepted(report: &mut Report<'_>, default: Action, rules: 
     }
 }
 
-/// Warns of destination translations whose packets no rule can accept.
-pub(crate) fn translated_in_vain(
-    report: &mut Report<'_>,
-    translations: &[Placed<DestinationNat>],
-    default: Action,
-    rules: &[Placed<Rule>],
-) {
+/// Warns of destination translations whose packets no rule can accept, and of fixed translations of which
+/// that is true in both directions.
+pub(crate) fn translated_in_vain(report: &mut Report<'_>, nat: &Nat, default: Action, rules: &[Placed<Rule>]) {
     if default == Action::Accept {
         return;
     }
     let accepting: Vec<&Match> =
         rules.iter().filter(|r| r.rule.action == Action::Accept).map(|r| &r.rule.matcher).collect();
-    for t in translations {
-        if !accepting.iter().any(|m| may_accept(m, &t.rule)) {
-            report.warning(
-                t.at,
-                format!("no rule accepts what `{}` translates, so it has no effect", t.rule.name),
-                "add a rule with `match: { status: dst_nat }` and `action: accept`",
-            );
+    for (i, t) in nat.destination.iter().enumerate() {
+        let opposite = nat.source.get(i).filter(|_| i < nat.fixed);
+        let passes = |m: &&Match| may_accept(m, &t.rule) || opposite.is_some_and(|s| may_accept_from(m, &s.rule));
+        if accepting.iter().any(passes) {
+            continue;
         }
+        let help = match opposite {
+            None => "add a rule with `match: { status: dst_nat }` and `action: accept`",
+            Some(_) => "add a rule with `match: { status: dst_nat }` for connections to it, or one for those it opens",
+        };
+        report.warning(t.at, format!("no rule accepts what `{}` translates, so it has no effect", t.rule.name), help);
     }
 }
 
 /// Whether the first packet of a connection that `t` translates may meet `m`. The egress zone, and with
 /// several conditions their combination, are not known: in doubt it may.
 fn may_accept(m: &Match, t: &DestinationNat) -> bool {
-    let holds = |set: &AddressSet, a: &std::net::IpAddr| match a {
-        std::net::IpAddr::V4(a) => set.contains(dataplane::packet::V4(u32::from(*a))),
-        std::net::IpAddr::V6(a) => set.contains(dataplane::packet::V6::from_bits(u128::from(*a))),
+    let port = match &t.translate {
+        // Not translated, so not in vain.
+        DestinationTranslation::None => return true,
+        DestinationTranslation::To { port, .. } => *port,
+        DestinationTranslation::Prefix(_) => None,
     };
-    let ports_meet = |m: &PortSet| match (&t.matcher.destination_port, t.port) {
+    let leads_into = |set: &AddressSet| match &t.translate {
+        DestinationTranslation::None => true,
+        DestinationTranslation::To { addresses, .. } => addresses.iter().any(|a| meets(set, *a, *a)),
+        DestinationTranslation::Prefix(map) => {
+            let (first, last) = inside(map);
+            meets(set, first, last)
+        }
+    };
+    let ports_meet = |m: &PortSet| match (&t.matcher.destination_port, port) {
         (None, None) => true,
         (None, Some(port)) => m.contains(port),
         (Some(set), port) => set.ranges().iter().any(|(a, b)| {
@@ -174,13 +189,41 @@ fn may_accept(m: &Match, t: &DestinationNat) -> bool {
             overlap(m.ranges(), first, first.saturating_add(b - a))
         }),
     };
-    m.states.is_none_or(|s| s.contains(CtState::New) || s.contains(CtState::Related))
-        && m.status.is_none_or(|s| Status::DST_NAT.contains(s))
+    begins(m)
         && both(m.from.map(|z| z.0), t.matcher.from.map(|z| z.0), |a, b| a & b != 0)
         && both(m.protocols.as_ref(), t.matcher.protocols.as_ref(), |a, b| a.iter().any(|p| b.contains(p)))
         && m.destination_port.as_ref().is_none_or(ports_meet)
-        && m.destination.as_ref().is_none_or(|set| t.to.iter().any(|a| holds(set, a)))
+        && m.destination.as_ref().is_none_or(leads_into)
         && both(m.source.as_ref(), t.matcher.source.as_ref(), addresses_meet)
+}
+
+/// Whether the first packet of a connection whose source the fixed translation `s` translates may meet `m`.
+fn may_accept_from(m: &Match, s: &SourceNat) -> bool {
+    begins(m)
+        && both(m.to.map(|z| z.0), s.matcher.to.map(|z| z.0), |a, b| a & b != 0)
+        && both(m.source.as_ref(), s.matcher.source.as_ref(), addresses_meet)
+}
+
+/// Whether the first packet of a connection may meet `m` as far as its state goes; it has no mark yet.
+fn begins(m: &Match) -> bool {
+    m.states.is_none_or(|s| s.contains(CtState::New) || s.contains(CtState::Related))
+        && m.status.is_none_or(|s| Status::DST_NAT.contains(s))
+        && m.mark.is_none_or(|(value, _)| value == 0)
+}
+
+/// First and last inside address of a translation.
+fn inside(map: &PrefixMap) -> (IpAddr, IpAddr) {
+    let last = IpNet::new(map.inside, map.length).map_or(map.inside, |net| net.broadcast());
+    (map.inside, last)
+}
+
+/// Whether a set has addresses between `first` and `last`, which are of one family.
+fn meets(set: &AddressSet, first: IpAddr, last: IpAddr) -> bool {
+    match (first, last) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => overlap(set.ranges_v4(), V4(a.into()), V4(b.into())),
+        (IpAddr::V6(a), IpAddr::V6(b)) => overlap(set.ranges_v6(), V6::from_bits(a.into()), V6::from_bits(b.into())),
+        _ => false,
+    }
 }
 
 fn both<T>(a: Option<T>, b: Option<T>, meet: impl FnOnce(T, T) -> bool) -> bool {

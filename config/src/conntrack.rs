@@ -1,125 +1,64 @@
-//! `conntrack`: table size, timeouts, TCP switches and helpers.
+//! `conntrack`: table size, limits, timeouts, TCP switches and helpers.
 
-use dataplane::conntrack::{TcpSettings, TcpState, Timeouts};
-use dataplane::packet::protocol;
+use dataplane::conntrack::{TcpSettings, Timeouts};
+use dataplane::helper::HelperKind;
+use dataplane::policy::SourceLimits;
 
-use crate::duration;
-use crate::read::{Fields, Keys, boolean, choice, items, number, scalar};
+use crate::read::{Fields, Keys, boolean, choice, items, number};
 use crate::report::Report;
 use crate::sets::single_port;
+use crate::timeouts::timeouts;
 use crate::yaml::{Node, Value};
 
 /// Connections when the policy names no number.
 const DEFAULT_CONNECTIONS: u32 = 1_000_000;
 /// The most connections a policy can ask for; about 32 GB of memory when all are there.
 const MAX_CONNECTIONS: u64 = 1 << 27;
+/// The highest rate of new connections that can be asked for; above what a worker can enter in a second.
+const MAX_RATE: u64 = 10_000_000;
 
 const CONNTRACK: Keys = Keys {
-    known: &["max_connections", "timeouts", "tcp", "checksum", "helpers"],
-    foreign: &[("max", "the most connections are `max_connections`"), ("timeout", "did you mean `timeouts`?")],
+    known: &["max_connections", "limits", "timeouts", "tcp", "checksum", "helpers"],
+    foreign: &[
+        ("max", "the most connections are `max_connections`"),
+        ("timeout", "did you mean `timeouts`?"),
+        ("connections_per_source", "it stands in `limits`"),
+        ("new_per_second_per_source", "it stands in `limits`"),
+    ],
+};
+const LIMITS: Keys = Keys {
+    known: &["connections_per_source", "new_per_second_per_source"],
+    foreign: &[
+        ("connections", "did you mean `connections_per_source`?"),
+        ("new_per_second", "did you mean `new_per_second_per_source`?"),
+        ("max_connections", "the most connections of all sources together stand in `conntrack`"),
+    ],
 };
 const TCP: Keys = Keys { known: &["loose", "liberal", "ignore_invalid_rst", "max_retrans"], foreign: &[] };
 const HELPER: Keys = Keys { known: &["helper", "port"], foreign: &[("name", "the kind of helper is `helper`")] };
-const TIMEOUTS: Keys = Keys {
-    known: &[
-        "base",
-        "udp",
-        "udp_stream",
-        "tcp_syn_sent",
-        "tcp_syn_recv",
-        "tcp_established",
-        "tcp_fin_wait",
-        "tcp_close_wait",
-        "tcp_last_ack",
-        "tcp_time_wait",
-        "tcp_close",
-        "tcp_syn_sent2",
-        "tcp_max_retrans",
-        "tcp_unacknowledged",
-        "icmp",
-        "icmpv6",
-        "gre",
-        "gre_stream",
-        "sctp_closed",
-        "sctp_cookie_wait",
-        "sctp_cookie_echoed",
-        "sctp_established",
-        "sctp_shutdown_sent",
-        "sctp_shutdown_received",
-        "sctp_shutdown_ack_sent",
-        "sctp_heartbeat_sent",
-        "generic",
-    ],
-    foreign: &[("tcp", "name the state: `tcp_established`"), ("sctp", "name the state: `sctp_established`")],
-};
 
 /// What `conntrack` says.
 pub(crate) struct Conntrack {
     pub(crate) max_connections: u32,
+    pub(crate) limits: SourceLimits,
     pub(crate) timeouts: Timeouts,
     pub(crate) tcp: TcpSettings,
     pub(crate) checksum: bool,
-    pub(crate) helpers: Vec<HelperConfig>,
+    /// Helpers and the destination ports of their control streams.
+    pub(crate) helpers: Vec<(HelperKind, u16)>,
 }
 
 impl Default for Conntrack {
     fn default() -> Self {
         Conntrack {
             max_connections: DEFAULT_CONNECTIONS,
+            limits: SourceLimits::default(),
             timeouts: Timeouts::linux(),
             tcp: TcpSettings::default(),
             checksum: true,
             helpers: Vec::new(),
         }
     }
-}
-
-/// A helper: it reads a control stream for the connections that it announces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Helper {
-    /// FTP (RFC 959, RFC 2428), on TCP.
-    Ftp,
-    /// TFTP (RFC 1350), on UDP.
-    Tftp,
-    /// DCC in IRC, on TCP.
-    Irc,
-}
-
-impl Helper {
-    /// The name in the policy.
-    pub fn name(self) -> &'static str {
-        match self {
-            Helper::Ftp => "ftp",
-            Helper::Tftp => "tftp",
-            Helper::Irc => "irc",
-        }
-    }
-
-    /// The transport protocol of the control stream.
-    pub fn protocol(self) -> u8 {
-        match self {
-            Helper::Ftp | Helper::Irc => protocol::TCP,
-            Helper::Tftp => protocol::UDP,
-        }
-    }
-
-    /// The port it listens to when the policy names none.
-    pub fn standard_port(self) -> u16 {
-        match self {
-            Helper::Ftp => 21,
-            Helper::Tftp => 69,
-            Helper::Irc => 6667,
-        }
-    }
-}
-
-/// A helper and the port its control streams go to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HelperConfig {
-    /// Which helper.
-    pub helper: Helper,
-    /// The destination port of its control streams.
-    pub port: u16,
 }
 
 /// Reads `conntrack`.
@@ -131,8 +70,18 @@ pub(crate) fn conntrack<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) ->
     {
         out.max_connections = n as u32;
     }
+    if let Some(f) = fields.get("limits").and_then(|n| Fields::of(report, n, "`conntrack.limits`", &LIMITS)) {
+        for (key, max, slot) in [
+            ("connections_per_source", MAX_CONNECTIONS, &mut out.limits.connections),
+            ("new_per_second_per_source", MAX_RATE, &mut out.limits.rate),
+        ] {
+            if let Some(n) = f.get(key).and_then(|n| number(report, n, &format!("`{key}`"), 0..=max)) {
+                *slot = n as u32;
+            }
+        }
+    }
     if let Some(n) = fields.get("timeouts") {
-        out.timeouts = timeouts(report, n);
+        out.timeouts = timeouts(report, n, &out.timeouts);
     }
     if let Some(f) = fields.get("tcp").and_then(|n| Fields::of(report, n, "`conntrack.tcp`", &TCP)) {
         for (key, slot) in [
@@ -157,109 +106,32 @@ pub(crate) fn conntrack<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) ->
     out
 }
 
-fn timeouts<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Timeouts {
-    if !matches!(node.value, Value::Map(_)) {
-        return base(report, node);
-    }
-    let Some(fields) = Fields::of(report, node, "`timeouts`", &TIMEOUTS) else { return Timeouts::linux() };
-    let mut t = fields.get("base").map_or_else(Timeouts::linux, |n| base(report, n));
-    for key in TIMEOUTS.known.iter().filter(|k| **k != "base") {
-        let Some(node) = fields.get(key) else { continue };
-        let Some(text) = scalar(report, node, "a duration") else { continue };
-        match duration::parse(text) {
-            Ok(seconds) => {
-                if let Some(slot) = slot(&mut t, key) {
-                    *slot = seconds;
-                }
-            }
-            Err(e) => report.refuse(node.at, &e, e.help()),
-        }
-    }
-    t
-}
-
-fn base<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Timeouts {
-    match choice(report, node, "a set of timeouts", &[("linux", false), ("rfc", true)]) {
-        Some(true) => Timeouts::rfc(),
-        _ => Timeouts::linux(),
-    }
-}
-
-fn slot<'s>(t: &'s mut Timeouts, key: &str) -> Option<&'s mut u32> {
-    let tcp = |state: TcpState| state as usize;
-    Some(match key {
-        "udp" => &mut t.udp,
-        "udp_stream" => &mut t.udp_stream,
-        "tcp_syn_sent" => &mut t.tcp[tcp(TcpState::SynSent)],
-        "tcp_syn_recv" => &mut t.tcp[tcp(TcpState::SynRecv)],
-        "tcp_established" => &mut t.tcp[tcp(TcpState::Established)],
-        "tcp_fin_wait" => &mut t.tcp[tcp(TcpState::FinWait)],
-        "tcp_close_wait" => &mut t.tcp[tcp(TcpState::CloseWait)],
-        "tcp_last_ack" => &mut t.tcp[tcp(TcpState::LastAck)],
-        "tcp_time_wait" => &mut t.tcp[tcp(TcpState::TimeWait)],
-        "tcp_close" => &mut t.tcp[tcp(TcpState::Close)],
-        "tcp_syn_sent2" => &mut t.tcp[tcp(TcpState::SynSent2)],
-        "tcp_max_retrans" => &mut t.tcp_max_retrans,
-        "tcp_unacknowledged" => &mut t.tcp_unacknowledged,
-        "icmp" => &mut t.icmp,
-        "icmpv6" => &mut t.icmpv6,
-        "gre" => &mut t.gre,
-        "gre_stream" => &mut t.gre_stream,
-        "sctp_closed" => &mut t.sctp[0],
-        "sctp_cookie_wait" => &mut t.sctp[1],
-        "sctp_cookie_echoed" => &mut t.sctp[2],
-        "sctp_established" => &mut t.sctp[3],
-        "sctp_shutdown_sent" => &mut t.sctp[4],
-        "sctp_shutdown_received" => &mut t.sctp[5],
-        "sctp_shutdown_ack_sent" => &mut t.sctp[6],
-        "sctp_heartbeat_sent" => &mut t.sctp[7],
-        "generic" => &mut t.generic,
-        _ => return None,
-    })
-}
-
-fn helpers<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Vec<HelperConfig> {
-    let mut out: Vec<HelperConfig> = Vec::new();
+fn helpers<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Vec<(HelperKind, u16)> {
+    let mut out: Vec<(HelperKind, u16)> = Vec::new();
     for item in items(node) {
         let one = match &item.value {
             Value::Map(_) => Fields::of(report, item, "a helper", &HELPER).and_then(|f| {
                 let kind = f.require(report, "helper", "a helper").and_then(|n| helper(report, n))?;
                 let port = match f.get("port") {
                     Some(n) => single_port(report, n, "`port`")?,
-                    None => kind.standard_port(),
+                    None => kind.properties().standard_port,
                 };
-                Some(HelperConfig { helper: kind, port })
+                Some((kind, port))
             }),
-            _ => helper(report, item).map(|kind| HelperConfig { helper: kind, port: kind.standard_port() }),
+            _ => helper(report, item).map(|kind| (kind, kind.properties().standard_port)),
         };
-        let Some(one) = one else { continue };
-        let clash = out.iter().find(|h| h.port == one.port && h.helper.protocol() == one.helper.protocol());
-        if let Some(other) = clash {
-            let message = format!("the helper {} already reads port {}", other.helper.name(), one.port);
-            report.error(item.at, message);
+        let Some((kind, port)) = one else { continue };
+        let protocol = kind.properties().protocol;
+        if let Some((other, _)) = out.iter().find(|(k, p)| *p == port && k.properties().protocol == protocol) {
+            report.error(item.at, format!("the helper {other} already reads port {port}"));
             continue;
         }
-        out.push(one);
+        out.push((kind, port));
     }
     out
 }
 
-fn helper<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<Helper> {
-    let all = [Helper::Ftp, Helper::Tftp, Helper::Irc];
-    choice(report, node, "a helper", &all.map(|h| (h.name(), h)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_timeout_key_has_its_own_place() {
-        let mut t = Timeouts::linux();
-        let mut seen = std::collections::HashSet::new();
-        for key in TIMEOUTS.known.iter().filter(|k| **k != "base") {
-            let place: *const u32 = slot(&mut t, key).expect(key);
-            assert!(seen.insert(place), "{key}");
-        }
-    }
+/// One helper by its name.
+pub(crate) fn helper<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<HelperKind> {
+    choice(report, node, "a helper", &HelperKind::ALL.map(|h| (h.name(), h)))
 }

@@ -6,12 +6,13 @@ use crate::Config;
 use crate::advice;
 use crate::conntrack::conntrack;
 use crate::names::{Names, interfaces};
-use crate::nat::nat;
+use crate::nat::{Nat, nat};
 use crate::read::{Fields, Keys, number, scalar};
 use crate::report::{Report, Span, short};
 use crate::rules::{Placed, policy, tracking};
 use crate::sets::sets;
 use crate::settings;
+use crate::timeouts::Profiles;
 use crate::yaml::{Node, Value};
 
 /// ICMP errors a worker may send each second when the policy names no number.
@@ -26,6 +27,7 @@ const DOCUMENT: Keys = Keys {
         "conntrack",
         "reverse_path",
         "icmp",
+        "tcp_mss",
         "sets",
         "tracking",
         "nat",
@@ -41,6 +43,9 @@ const DOCUMENT: Keys = Keys {
         ("default", "the default action stands in `policy`"),
         ("timeouts", "timeouts stand in `conntrack`"),
         ("max_connections", "it stands in `conntrack`"),
+        ("limits", "limits stand in `conntrack`"),
+        ("clamp_mss", "write `tcp_mss: clamp`"),
+        ("mss", "write `tcp_mss: clamp`"),
         ("helpers", "helpers stand in `conntrack`"),
         ("checksum", "it stands in `conntrack`"),
         ("tcp", "the switches of TCP tracking stand in `conntrack`"),
@@ -74,26 +79,32 @@ pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>) -> Option<Co
     let strict_reverse_path = settings::strict_reverse_path(report, fields.get("reverse_path"));
     let icmp_errors_per_second = icmp_errors(report, fields.get("icmp"));
     let tracking = tracking(report, fields.get("tracking"), &names);
-    let (source_nat, destination_nat) = nat(report, fields.get("nat"), &names);
-    let (default, rules) = policy(report, fields.get("policy"), &names);
+    let clamp_mss = settings::clamp_mss(report, fields.get("tcp_mss"));
+    let nat = nat(report, fields.get("nat"), &names);
+    let mut timeouts = Profiles::new(conntrack.timeouts);
+    let (default, rules) = policy(report, fields.get("policy"), &names, &mut timeouts);
     if report.errors() == 0 {
         advice::never_matched(report, &rules);
         advice::never_matched(report, &tracking);
-        advice::never_matched(report, &source_nat);
-        advice::never_matched(report, &destination_nat);
+        advice::never_matched(report, &nat.source);
+        advice::never_matched(report, &nat.destination);
         advice::nothing_accepted(report, default, &rules, fields.key_at("policy").unwrap_or(fields.at));
-        advice::translated_in_vain(report, &destination_nat, default, &rules);
+        advice::translated_in_vain(report, &nat, default, &rules);
     }
+    let Nat { source, destination, .. } = nat;
     Some(Config {
         policy: Policy {
             zones: names.zones,
             interfaces,
             rules: plain(rules),
             default,
-            destination_nat: plain(destination_nat),
-            source_nat: plain(source_nat),
+            destination_nat: plain(destination),
+            source_nat: plain(source),
             tracking: plain(tracking),
-            timeouts: conntrack.timeouts,
+            helpers: conntrack.helpers,
+            timeouts: timeouts.into_vec(),
+            clamp_mss,
+            limits: conntrack.limits,
             tcp: conntrack.tcp,
             checksum: conntrack.checksum,
             max_connections: conntrack.max_connections,
@@ -103,7 +114,6 @@ pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>) -> Option<Co
         workers,
         io,
         control,
-        helpers: conntrack.helpers,
     })
 }
 

@@ -13,6 +13,7 @@ mod conntrack;
 mod diagnostic;
 mod document;
 pub mod duration;
+mod mark;
 mod matching;
 mod names;
 mod nat;
@@ -24,10 +25,10 @@ mod rules;
 mod sets;
 mod settings;
 mod suggest;
+mod timeouts;
 mod yaml;
 
 pub use address::{AddressError, AddressRange};
-pub use conntrack::{Helper, HelperConfig};
 pub use dataplane::policy::Policy;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use settings::{Control, Io, IoMode, OnFailure, Poll, Workers};
@@ -47,8 +48,6 @@ pub struct Config {
     pub io: Io,
     /// The daemon's own endpoints.
     pub control: Control,
-    /// Helpers and their ports.
-    pub helpers: Vec<HelperConfig>,
 }
 
 /// A policy without errors.

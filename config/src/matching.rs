@@ -4,9 +4,10 @@ use dataplane::conntrack::{CtState, Status};
 use dataplane::packet::protocol::{self, has_ports};
 use dataplane::policy::{AddressSet, Match, States};
 
+use crate::mark;
 use crate::names::{Names, zones};
 use crate::protocol as protocols;
-use crate::read::{Fields, Keys, choice, some_items};
+use crate::read::{Fields, Keys, choice, scalar, some_items};
 use crate::report::{Report, Span};
 use crate::sets::{addresses, ports};
 use crate::yaml::Node;
@@ -33,6 +34,8 @@ macro_rules! vocabulary {
             ("destination_port", "the destination port is `port`"),
             ("sport", "the source port is `source_port`"),
             ("proto", "the transport protocol is `protocol`"),
+            ("ctmark", "the connection's mark is `mark`"),
+            ("connmark", "the connection's mark is `mark`"),
             ("iif", "rules match zones: `from` is the zone of the ingress interface"),
             ("oif", "rules match zones: `to` is the zone of the egress interface"),
             ("interface", "rules match zones: `from` and `to`"),
@@ -41,7 +44,7 @@ macro_rules! vocabulary {
 }
 
 const FORWARD: Keys = Keys {
-    known: &["from", "to", "source", "destination", "protocol", "port", "source_port", "state", "status"],
+    known: &["from", "to", "source", "destination", "protocol", "port", "source_port", "state", "status", "mark"],
     foreign: vocabulary![],
 };
 const TRACKING: Keys = Keys {
@@ -50,6 +53,7 @@ const TRACKING: Keys = Keys {
         ("to", "the egress zone is not known before a packet is tracked"),
         ("state", "the state is not known before a packet is tracked"),
         ("status", "the status is not known before a packet is tracked"),
+        ("mark", "the mark is not known before a packet is tracked"),
     ],
 };
 const DESTINATION: Keys = Keys {
@@ -58,12 +62,19 @@ const DESTINATION: Keys = Keys {
         ("to", "the egress zone is not known before the destination is translated"),
         ("state", "a translation is chosen on the first packet of a connection, whatever its state"),
         ("status", "nothing is translated yet when a destination translation is chosen"),
+        ("mark", NO_MARK_YET),
     ],
 };
 const SOURCE: Keys = Keys {
     known: &["from", "to", "source", "destination", "protocol", "port", "source_port", "status"],
-    foreign: vocabulary![("state", "a translation is chosen on the first packet of a connection, whatever its state")],
+    foreign: vocabulary![
+        ("state", "a translation is chosen on the first packet of a connection, whatever its state"),
+        ("mark", NO_MARK_YET),
+    ],
 };
+
+/// Help for marks where translations are chosen.
+const NO_MARK_YET: &str = "a connection has no mark yet when its translations are chosen";
 
 const STATES: [(&str, CtState); 5] = [
     ("new", CtState::New),
@@ -99,7 +110,7 @@ pub(crate) fn conditions<'t>(report: &mut Report<'t>, rule: &Fields<'_, 't>, nam
             report.error(outer, format!("`{key}` stands both beside `match` and in it"));
         }
         if let Some(n) = get(key).or_else(|| rule.get(key)) {
-            *slot = zones(report, n, names, key);
+            *slot = zones(report, n, names, key, "leave the key out to match every zone");
         }
     }
     m.source = get("source").and_then(|n| addresses(report, n, &names.sets, "source"));
@@ -112,6 +123,9 @@ pub(crate) fn conditions<'t>(report: &mut Report<'t>, rule: &Fields<'_, 't>, nam
     }
     if keys.known.contains(&"status") {
         m.status = get("status").and_then(|n| status(report, n));
+    }
+    if keys.known.contains(&"mark") {
+        m.mark = get("mark").and_then(|n| mark(report, n));
     }
     if let Some(f) = &inner {
         ports_fit_protocol(report, f, &m);
@@ -144,6 +158,11 @@ fn status<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<Status> {
         }
     }
     Some(out)
+}
+
+fn mark<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<(u32, u32)> {
+    let text = scalar(report, node, "a mark")?;
+    mark::masked(text).map_err(|e| report.refuse(node.at, &e, e.help())).ok()
 }
 
 /// Refuses ports together with a protocol that has none.

@@ -94,9 +94,14 @@ fn zone<'t>(report: &mut Report<'t>, node: &Node<'t>, names: &mut Names) -> Opti
     Some((names.zones.len() - 1) as ZoneId)
 }
 
-/// The zones a rule names.
-pub(crate) fn zones<'t>(report: &mut Report<'t>, node: &Node<'t>, names: &Names, key: &str) -> Option<Zones> {
-    let help = "leave the key out to match every zone";
+/// The zones a rule names; `help` says what to do instead of naming none or all.
+pub(crate) fn zones<'t>(
+    report: &mut Report<'t>,
+    node: &Node<'t>,
+    names: &Names,
+    key: &str,
+    help: &str,
+) -> Option<Zones> {
     let mut set = Zones(0);
     for item in some_items(report, node, &format!("`{key}`"), help)? {
         let Some(name) = scalar(report, item, "a zone") else { continue };

@@ -2,22 +2,27 @@
 
 use std::collections::HashMap;
 
-use dataplane::policy::{Action, Match, Rule, TrackingRule};
+use dataplane::helper::HelperKind;
+use dataplane::policy::{Action, Match, Rule, TrackingAction, TrackingRule};
 
+use crate::conntrack::helper;
+use crate::mark;
 use crate::matching::{Place, conditions};
 use crate::names::Names;
+use crate::protocol;
 use crate::read::{Fields, Keys, choice, scalar};
 use crate::report::{Report, Span, short};
+use crate::timeouts::Profiles;
 use crate::yaml::{Node, Value};
 
 /// The most rules in a list: connections remember the rule that admitted them in 16 bits.
-const MAX_RULES: usize = 65_000;
+pub(crate) const MAX_RULES: usize = 65_000;
 /// The longest name of a rule in bytes.
 const MAX_NAME: usize = 63;
 
 const POLICY: Keys = Keys { known: &["default", "rules"], foreign: &[] };
 const FORWARD: Keys = Keys {
-    known: &["name", "from", "to", "match", "action"],
+    known: &["name", "from", "to", "match", "action", "mark", "timeouts"],
     foreign: &[
         ("source", IN_MATCH),
         ("destination", IN_MATCH),
@@ -26,12 +31,21 @@ const FORWARD: Keys = Keys {
         ("source_port", IN_MATCH),
         ("state", IN_MATCH),
         ("status", IN_MATCH),
+        ("helper", "helpers are given in `tracking`: `action: { helper: ftp }`"),
+        ("limits", "limits stand in `conntrack`"),
     ],
 };
 const TRACKING: Keys = Keys {
     known: &["name", "from", "match", "action"],
-    foreign: &[("source", IN_MATCH), ("destination", IN_MATCH), ("protocol", IN_MATCH), ("port", IN_MATCH)],
+    foreign: &[
+        ("source", IN_MATCH),
+        ("destination", IN_MATCH),
+        ("protocol", IN_MATCH),
+        ("port", IN_MATCH),
+        ("helper", "write `action: { helper: ftp }`"),
+    ],
 };
+const TRACKING_ACTION: Keys = Keys { known: &["helper"], foreign: &[("port", "the port stands in `match`")] };
 /// Help for a condition that was written beside `match`.
 pub(crate) const IN_MATCH: &str = "conditions stand in `match`";
 
@@ -95,6 +109,7 @@ pub(crate) fn policy<'t>(
     report: &mut Report<'t>,
     node: Option<&Node<'t>>,
     names: &Names,
+    profiles: &mut Profiles,
 ) -> (Action, Vec<Placed<Rule>>) {
     let none = (Action::Drop, Vec::new());
     let Some(node) = node else { return none };
@@ -103,9 +118,21 @@ pub(crate) fn policy<'t>(
     let rules = list(report, fields.get("rules"), "policy.rules", &FORWARD, |report, rule, name| {
         let matcher = conditions(report, rule, names, Place::Forward);
         let action = rule.require(report, "action", "a rule").and_then(|n| action(report, n))?;
-        Some(Rule { name, matcher, action })
+        let mark = rule.get("mark").and_then(|n| mark(report, n));
+        let timeouts = rule.get("timeouts").map_or(0, |n| profiles.of_rule(report, n));
+        let idle = ["mark", "timeouts"].into_iter().find_map(|k| Some((k, rule.key_at(k)?)));
+        if let Some((key, at)) = idle.filter(|_| action != Action::Accept) {
+            let help = "only the rule that accepts a connection gives it a mark and timeouts";
+            report.error_help(at, format!("`{key}` in a rule that accepts nothing"), help);
+        }
+        Some(Rule { name, matcher, action, mark, timeouts })
     });
     (default, rules)
+}
+
+fn mark<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<u32> {
+    let text = scalar(report, node, "a mark")?;
+    mark::value(text).map_err(|e| report.refuse(node.at, &e, e.help())).ok()
 }
 
 fn action<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<Action> {
@@ -120,11 +147,41 @@ pub(crate) fn tracking<'t>(
     names: &Names,
 ) -> Vec<Placed<TrackingRule>> {
     list(report, node, "tracking", &TRACKING, |report, rule, name| {
-        let matcher = conditions(report, rule, names, Place::Tracking);
+        let mut matcher = conditions(report, rule, names, Place::Tracking);
         let node = rule.require(report, "action", "a rule")?;
-        choice(report, node, "an action of `tracking`", &[("untracked", ())])?;
-        Some(TrackingRule { name, matcher })
+        let action = tracking_action(report, node, &mut matcher)?;
+        Some(TrackingRule { name, matcher, action })
     })
+}
+
+fn tracking_action<'t>(report: &mut Report<'t>, node: &Node<'t>, matcher: &mut Match) -> Option<TrackingAction> {
+    if !matches!(node.value, Value::Map(_)) {
+        let word = scalar(report, node, "`untracked`, `no-helper` or a map")?;
+        let named = word.parse::<HelperKind>().ok();
+        if named.is_some() || word.starts_with("helper") {
+            let help = format!("write `action: {{ helper: {} }}`", named.unwrap_or(HelperKind::Ftp));
+            report.error_help(node.at, format!("`{}` is not an action of `tracking`", short(word)), help);
+            return None;
+        }
+        let words = [("untracked", TrackingAction::Untracked), ("no-helper", TrackingAction::NoHelper)];
+        return choice(report, node, "an action of `tracking`", &words);
+    }
+    let fields = Fields::of(report, node, "`action`", &TRACKING_ACTION)?;
+    let node = fields.require(report, "helper", "`action`")?;
+    let kind = helper(report, node)?;
+    let reads = kind.properties().protocol;
+    if matcher.protocols.as_ref().is_some_and(|p| !p.contains(&reads)) {
+        let name = protocol::name(reads);
+        report.error_help(
+            node.at,
+            format!("the helper {kind} reads {name}, which `protocol` does not match"),
+            format!("write `protocol: {name}` or leave it out"),
+        );
+        return None;
+    }
+    // Other protocols pass the rule by.
+    matcher.protocols = Some(vec![reads]);
+    Some(TrackingAction::Helper(kind))
 }
 
 /// What checks between rules ask of a rule.

@@ -1,4 +1,4 @@
-//! What is not policy: `workers`, `io` and `control`.
+//! What is not rules: `workers`, `io`, `control` and the switches of one word.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -198,4 +198,10 @@ pub(crate) fn control<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> C
 pub(crate) fn strict_reverse_path<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> bool {
     let words = [("strict", true), ("off", false)];
     node.and_then(|n| choice(report, n, "a value of `reverse_path`", &words)).unwrap_or(false)
+}
+
+/// Reads `tcp_mss`: whether the MSS of TCP connections is lowered to what fits.
+pub(crate) fn clamp_mss<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> bool {
+    let words = [("clamp", true), ("keep", false)];
+    node.and_then(|n| choice(report, n, "a value of `tcp_mss`", &words)).unwrap_or(false)
 }

@@ -2,10 +2,14 @@
 
 use std::net::IpAddr;
 
-use config::{Checked, Config, Helper, IoMode, OnFailure, Poll, parse};
+use config::{Checked, Config, IoMode, OnFailure, Poll, parse};
 use dataplane::conntrack::{CtState, Status, TcpSettings, TcpState, Timeouts};
+use dataplane::helper::HelperKind;
 use dataplane::packet::{Address, V4, V6};
-use dataplane::policy::{Action, AddressSet, Match, SourceTranslation};
+use dataplane::policy::{
+    Action, AddressSet, DestinationTranslation, Filtering, Match, PortChoice, PrefixMap, SourceLimits,
+    SourceTranslation, TrackingAction,
+};
 
 const HEAD: &str = "version: 1
 interfaces:
@@ -45,7 +49,9 @@ fn contains(set: &Option<AddressSet>, address: &str) -> bool {
 fn defaults() {
     let c = config("");
     assert_eq!(c.policy.default, Action::Drop);
-    assert_eq!(c.policy.timeouts, Timeouts::linux());
+    assert_eq!(c.policy.timeouts, [Timeouts::linux()]);
+    assert_eq!(c.policy.limits, SourceLimits::default());
+    assert!(!c.policy.clamp_mss);
     assert_eq!(c.policy.tcp, TcpSettings::default());
     assert!(c.policy.checksum);
     assert_eq!(c.policy.max_connections, 1_000_000);
@@ -55,7 +61,7 @@ fn defaults() {
     assert_eq!((c.io.mode, c.io.frames, c.io.on_failure), (IoMode::Auto, None, OnFailure::Closed));
     assert_eq!(c.control.socket.to_str(), Some("/run/sluice/control.sock"));
     assert_eq!(c.control.metrics, None);
-    assert!(c.helpers.is_empty());
+    assert!(c.policy.helpers.is_empty());
 }
 
 #[test]
@@ -75,8 +81,10 @@ io: { mode: zero-copy, frames: 65_536, on_failure: open }
 control: { socket: /tmp/s.sock, metrics: '[::1]:9464' }
 reverse_path: strict
 icmp: { errors_per_second: 0 }
+tcp_mss: clamp
 conntrack:
   max_connections: 10_000_000
+  limits: { connections_per_source: 1_000, new_per_second_per_source: 50 }
   checksum: false
   tcp: { loose: false, liberal: true, ignore_invalid_rst: true, max_retrans: 5 }
   helpers: [ftp, tftp, { helper: ftp, port: 2121 }, { helper: irc }]
@@ -90,8 +98,10 @@ conntrack:
     assert_eq!(c.policy.max_connections, 10_000_000);
     let tcp = TcpSettings { loose: false, liberal: true, ignore_invalid_rst: true, max_retrans: 5 };
     assert_eq!(c.policy.tcp, tcp);
-    let helpers: Vec<(Helper, u16)> = c.helpers.iter().map(|h| (h.helper, h.port)).collect();
-    assert_eq!(helpers, [(Helper::Ftp, 21), (Helper::Tftp, 69), (Helper::Ftp, 2121), (Helper::Irc, 6667)]);
+    let (ftp, tftp, irc) = (HelperKind::Ftp, HelperKind::Tftp, HelperKind::Irc);
+    assert_eq!(c.policy.helpers, [(ftp, 21), (tftp, 69), (ftp, 2121), (irc, 6667)]);
+    assert!(c.policy.clamp_mss);
+    assert_eq!(c.policy.limits, SourceLimits { connections: 1000, rate: 50 });
 }
 
 #[test]
@@ -104,7 +114,7 @@ fn settings_may_say_auto_or_nothing() {
 
 #[test]
 fn timeouts() {
-    let of = |text: &str| config(&format!("conntrack: {{ timeouts: {text} }}")).policy.timeouts;
+    let of = |text: &str| config(&format!("conntrack: {{ timeouts: {text} }}")).policy.timeouts.remove(0);
     assert_eq!(of("linux"), Timeouts::linux());
     assert_eq!(of("rfc"), Timeouts::rfc());
     let mut expected = Timeouts::rfc();
@@ -177,6 +187,49 @@ fn status_bits_must_all_be_set() {
 }
 
 #[test]
+fn marks() {
+    for (text, expected) in
+        [("7", (7, u32::MAX)), ("0x1F", (31, u32::MAX)), ("0x10/0xff", (16, 255)), ("'0/0x80000000'", (0, 1 << 31))]
+    {
+        assert_eq!(conditions(&format!("{{ mark: {text} }}")).mark, Some(expected), "{text}");
+    }
+    let c = config(
+        "policy:
+  rules:
+    - { name: a, match: { port: 1 }, action: accept, mark: 0xff }
+    - { name: b, match: { port: 2, mark: 1 }, action: accept, mark: 0 }
+    - { name: c, action: drop }
+",
+    );
+    let set: Vec<Option<u32>> = c.policy.rules.iter().map(|r| r.mark).collect();
+    assert_eq!(set, [Some(255), Some(0), None]);
+}
+
+#[test]
+fn timeouts_of_rules() {
+    let c = config(
+        "conntrack: { timeouts: { udp: 45s } }
+policy:
+  rules:
+    - { name: voice, match: { port: 1 }, action: accept, timeouts: { udp: 5m } }
+    - { name: ssh, match: { port: 2 }, action: accept, timeouts: { tcp_established: 1h, udp: 1m } }
+    - { name: same, match: { port: 3 }, action: accept, timeouts: { udp: 5m } }
+    - { name: rfc, match: { port: 4 }, action: accept, timeouts: rfc }
+    - { name: base, match: { port: 5 }, action: accept, timeouts: { base: linux } }
+    - { name: none, match: { port: 6 }, action: accept }
+    - { name: unchanged, match: { port: 7 }, action: accept, timeouts: { udp: 45s } }
+",
+    );
+    let index: Vec<u8> = c.policy.rules.iter().map(|r| r.timeouts).collect();
+    assert_eq!(index, [1, 2, 1, 3, 4, 0, 0]);
+    let all = Timeouts { udp: 45, ..Timeouts::linux() };
+    let mut ssh = Timeouts { udp: 60, ..all.clone() };
+    ssh.tcp[TcpState::Established as usize] = 3600;
+    let voice = Timeouts { udp: 300, ..all.clone() };
+    assert_eq!(c.policy.timeouts, [all, voice, ssh, Timeouts::rfc(), Timeouts::linux()]);
+}
+
+#[test]
 fn actions_in_order() {
     let c = config(
         "policy:
@@ -200,16 +253,136 @@ fn source_translations() {
         (nat.translate, nat.matcher)
     };
     assert_eq!(of("none").0, SourceTranslation::None);
-    assert_eq!(of("masquerade").0, SourceTranslation::Masquerade { ports: None, random: false });
-    let masquerade = SourceTranslation::Masquerade { ports: Some((1024, 65535)), random: true };
+    assert_eq!(of("masquerade").0, SourceTranslation::Masquerade(PortChoice::default()));
+    let choice = PortChoice { ports: Some((1024, 65535)), random: true, independent: None };
+    let masquerade = SourceTranslation::Masquerade(choice);
     assert_eq!(of("{ masquerade: true, ports: 1024-65535, random: true }").0, masquerade);
-    let (pool, m) = of("{ pool: [203.0.113.9, 203.0.113.0/30, 203.0.113.9], mapping: endpoint-dependent }");
+    let (pool, m) =
+        of("{ pool: [203.0.113.9, 203.0.113.0/30, 203.0.113.9], persistent: true, mapping: endpoint-dependent }");
     let addresses = vec![(ip("203.0.113.0"), ip("203.0.113.3")), (ip("203.0.113.9"), ip("203.0.113.9"))];
-    assert_eq!(pool, SourceTranslation::Pool { addresses, ports: None, random: false });
+    assert_eq!(pool, SourceTranslation::Pool { addresses, choice: PortChoice::default() });
     // An IPv4 pool translates IPv4 only, also when the rule does not say so.
     assert!(contains(&m.destination, "8.8.8.8") && !contains(&m.destination, "2001:db8::1"));
     let (_, m) = of("{ pool: 2001:db8::1-2001:db8::f }");
     assert!(contains(&m.destination, "2001:db8:9::1") && !contains(&m.destination, "8.8.8.8"));
+}
+
+#[test]
+fn mappings_and_filterings() {
+    for (text, expected) in [
+        ("mapping: endpoint-dependent", None),
+        ("mapping: endpoint-independent", Some(Filtering::EndpointDependent)),
+        ("mapping: endpoint-independent, filtering: endpoint-dependent", Some(Filtering::EndpointDependent)),
+        ("mapping: endpoint-independent, filtering: address-dependent", Some(Filtering::AddressDependent)),
+        ("filtering: endpoint-independent, mapping: endpoint-independent", Some(Filtering::EndpointIndependent)),
+    ] {
+        for kind in ["masquerade: true", "pool: 203.0.113.9"] {
+            let c = config(&format!("nat:\n  source: [{{ name: x, translate: {{ {kind}, {text} }} }}]\n"));
+            let choice = match &c.policy.source_nat[0].translate {
+                SourceTranslation::Masquerade(choice) | SourceTranslation::Pool { choice, .. } => *choice,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(choice.independent, expected, "{kind}, {text}");
+        }
+    }
+}
+
+fn prefix_map(inside: &str, outside: &str, length: u8, neutral: bool) -> PrefixMap {
+    PrefixMap { inside: ip(inside), outside: ip(outside), length, neutral }
+}
+
+#[test]
+fn source_prefixes() {
+    let of = |rule: &str| {
+        let c = config(&format!("nat:\n  source: [{{ name: x, {rule} }}]\n"));
+        let nat = c.policy.source_nat.into_iter().next().expect("one rule");
+        let SourceTranslation::Prefix(map) = nat.translate else { panic!("{:?}", nat.translate) };
+        (map, nat.matcher)
+    };
+    let (map, m) = of("to: outside, translate: { prefix: { from: 10.1.0.0/16, to: 203.0.0.0/16 } }");
+    assert_eq!(map, prefix_map("10.1.0.0", "203.0.0.0", 16, false));
+    assert!(contains(&m.source, "10.1.255.255") && !contains(&m.source, "10.2.0.0") && m.destination.is_none());
+    // Sources that the prefix does not hold pass the rule by.
+    let (_, m) = of(
+        "match: { source: [10.1.2.0/24, 10.2.0.0/16, '2001:db8::/32'] }, translate: { prefix: { from: 10.1.0.0/16, to: 10.9.0.0/16 } }",
+    );
+    assert!(contains(&m.source, "10.1.2.3") && !contains(&m.source, "10.1.3.1"));
+    assert!(!contains(&m.source, "10.2.0.1") && !contains(&m.source, "2001:db8::1"));
+    for (npt, length, neutral) in [
+        ("", 48, true),
+        (", npt: true", 112, true),
+        (", npt: false", 48, false),
+        (", npt: false", 120, false),
+        ("", 128, false),
+    ] {
+        let prefix = format!("{{ from: 'fd00:1::/{length}', to: '2001:db8:1::/{length}'{npt} }}");
+        let (map, _) = of(&format!("translate: {{ prefix: {prefix} }}"));
+        assert_eq!(map, prefix_map("fd00:1::", "2001:db8:1::", length, neutral), "{prefix}");
+    }
+}
+
+#[test]
+fn destination_prefixes() {
+    let c = config(
+        "nat:
+  destination:
+    - { name: four, from: outside, translate: { prefix: { from: 203.0.113.0/24, to: 10.1.7.0/24 } } }
+    - { name: six, match: { destination: '2001:db8:1::/64' }, translate: { prefix: { from: '2001:db8:1::/48', to: 'fd00:1::/48' } } }
+    - { name: one, translate: { prefix: { from: 198.51.100.7, to: 10.0.0.7 } } }
+policy: { default: accept }
+",
+    );
+    let maps: Vec<_> = c.policy.destination_nat.iter().map(|d| d.translate.clone()).collect();
+    let prefix =
+        |inside, outside, length, neutral| DestinationTranslation::Prefix(prefix_map(inside, outside, length, neutral));
+    assert_eq!(
+        maps,
+        [
+            prefix("10.1.7.0", "203.0.113.0", 24, false),
+            prefix("fd00:1::", "2001:db8:1::", 48, true),
+            prefix("10.0.0.7", "198.51.100.7", 32, false)
+        ]
+    );
+    let matched = |i: usize| &c.policy.destination_nat[i].matcher.destination;
+    assert!(contains(matched(0), "203.0.113.255") && !contains(matched(0), "203.0.114.0"));
+    assert!(contains(matched(1), "2001:db8:1::1") && !contains(matched(1), "2001:db8:1:1::1"));
+}
+
+#[test]
+fn fixed_translations_come_first_in_both_lists() {
+    let c = config(
+        "nat:
+  source: [{ name: rest, to: outside, translate: masquerade }]
+  destination: [{ name: web, match: { protocol: tcp, port: 80 }, translate: { to: 10.0.0.9 } }]
+  static:
+    - { name: mail, inside: 10.0.0.5, outside: 203.0.113.5, to: outside }
+    - { name: lab, inside: 'fd00:1::/48', outside: '2001:db8:1::/48', to: [outside] }
+    - { name: host, inside: 'fd00:2::5', outside: '2001:db8:2::5', to: outside }
+    - { name: long, inside: 'fd00:3::/120', outside: '2001:db8:3::/120', to: outside, npt: false }
+    # In another zone the same host has another address.
+    - { name: mail-in, inside: 10.0.0.5, outside: 192.0.2.5, to: inside }
+policy: { default: accept }
+",
+    );
+    let maps = [
+        prefix_map("10.0.0.5", "203.0.113.5", 32, false),
+        prefix_map("fd00:1::", "2001:db8:1::", 48, true),
+        prefix_map("fd00:2::5", "2001:db8:2::5", 128, false),
+        prefix_map("fd00:3::", "2001:db8:3::", 120, false),
+        prefix_map("10.0.0.5", "192.0.2.5", 32, false),
+    ];
+    let p = &c.policy;
+    let names = ["mail", "lab", "host", "long", "mail-in"];
+    assert_eq!(p.source_nat.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), [&names[..], &["rest"]].concat());
+    assert_eq!(p.destination_nat.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), [&names[..], &["web"]].concat());
+    for (i, map) in maps.into_iter().enumerate() {
+        assert_eq!(p.source_nat[i].translate, SourceTranslation::Prefix(map));
+        assert_eq!(p.destination_nat[i].translate, DestinationTranslation::Prefix(map));
+    }
+    let (s, d) = (&p.source_nat[0].matcher, &p.destination_nat[0].matcher);
+    assert!(contains(&s.source, "10.0.0.5") && !contains(&s.source, "10.0.0.6"));
+    assert!(contains(&d.destination, "203.0.113.5") && !contains(&d.destination, "203.0.113.6"));
+    assert_eq!((s.to.map(|z| z.0), s.from, d.from), (Some(2), None, None));
 }
 
 #[test]
@@ -228,24 +401,47 @@ fn destination_translations() {
     - name: host
       match: { destination: '2001:db8::5' }
       translate: { to: '2001:db8:1::5' }
+    - name: not
+      translate: none
 policy:
   default: accept
 ",
     );
     let nat = &c.policy.destination_nat;
-    assert_eq!((nat[0].to.as_slice(), nat[0].port), (&[ip("10.10.0.2")][..], Some(80)));
+    let to = |addresses: &[&str], port| {
+        let addresses = addresses.iter().map(|a| ip(a)).collect();
+        DestinationTranslation::To { addresses, port }
+    };
+    assert_eq!(nat[0].translate, to(&["10.10.0.2"], Some(80)));
     assert_eq!(nat[0].matcher.from.map(|z| z.0), Some(0b11));
-    assert_eq!((nat[1].to.len(), nat[1].port), (2, Some(16000)));
+    assert_eq!(nat[1].translate, to(&["10.10.0.3", "10.10.0.4"], Some(16000)));
     assert_eq!(nat[1].matcher.destination_port.as_ref().expect("a condition").ranges(), [(6000, 6099), (7000, 7000)]);
-    assert_eq!((nat[2].to.as_slice(), nat[2].port), (&[ip("2001:db8:1::5")][..], None));
+    assert_eq!(nat[2].translate, to(&["2001:db8:1::5"], None));
+    assert_eq!(nat[3].translate, DestinationTranslation::None);
 }
 
 #[test]
 fn tracking() {
-    let c =
-        config("tracking:\n  - { name: dns, match: { from: inside, protocol: udp, port: 53 }, action: untracked }\n");
-    assert_eq!(c.policy.tracking[0].name, "dns");
-    assert_eq!(c.policy.tracking[0].matcher.protocols.as_deref(), Some(&[17][..]));
+    let c = config(
+        "tracking:
+  - { name: dns, match: { from: inside, protocol: udp, port: 53 }, action: untracked }
+  - { name: ftp, match: { port: 2121 }, action: { helper: ftp } }
+  - { name: tftp, match: { protocol: [tcp, udp], port: 6969 }, action: { helper: tftp } }
+  - { name: not, match: { port: 21 }, action: no-helper }
+",
+    );
+    let seen: Vec<(&str, TrackingAction, Option<&[u8]>)> =
+        c.policy.tracking.iter().map(|t| (t.name.as_str(), t.action, t.matcher.protocols.as_deref())).collect();
+    // A helper reads one protocol: others pass its rule by.
+    assert_eq!(
+        seen,
+        [
+            ("dns", TrackingAction::Untracked, Some(&[17][..])),
+            ("ftp", TrackingAction::Helper(HelperKind::Ftp), Some(&[6])),
+            ("tftp", TrackingAction::Helper(HelperKind::Tftp), Some(&[17])),
+            ("not", TrackingAction::NoHelper, None),
+        ]
+    );
 }
 
 #[test]

@@ -57,6 +57,7 @@ tables! {
     rules: "rules.txt", HEAD;
     source_nat: "source-nat.txt", HEAD;
     destination_nat: "destination-nat.txt", HEAD;
+    static_nat: "static-nat.txt", HEAD;
 }
 
 #[test]
@@ -111,6 +112,43 @@ fn too_many_rules() {
     let rules: String = (0..65_001).map(|i| format!("  - {{ name: r{i}, action: untracked }}\n")).collect();
     let d = faults(&format!("{HEAD}tracking:\n{rules}"));
     assert_eq!(row(&d.diagnostics[0]), "6:3+1 `tracking` has 65001 rules: there can be at most 65000");
+}
+
+#[test]
+fn too_many_timeouts_of_rules() {
+    let with = |n: u32| {
+        let rule =
+            |i| format!("    - {{ name: r{i}, match: {{ port: {i} }}, action: accept, timeouts: {{ udp: {i}s }} }}\n");
+        let rules: String = (1..=n)
+            .chain([1])
+            .enumerate()
+            .map(|(k, i)| rule(i).replacen("name: r", &format!("name: n{k}r"), 1))
+            .collect();
+        format!("{HEAD}conntrack: {{ timeouts: {{ udp: 1h }} }}\npolicy:\n  rules:\n{rules}")
+    };
+    let policy = parse("p", &with(255)).expect("255 fit").config.policy;
+    assert_eq!((policy.timeouts.len(), policy.rules[254].timeouts, policy.rules[255].timeouts), (256, 255, 1));
+    let d = faults(&with(256));
+    assert_eq!(d.diagnostics.len(), 1);
+    assert!(row(&d.diagnostics[0]).contains(" more than 255 different `timeouts` of rules | "), "{d}");
+}
+
+#[test]
+fn too_many_translations() {
+    let many = |section: &str, rule: &str| -> String {
+        let rules: String = (0..33_000u32)
+            .map(|i| {
+                let [_, a, b, c] = i.to_be_bytes();
+                format!("    - {{ name: {section}{i}, {} }}\n", rule.replace('?', &format!("{a}.{b}.{c}")))
+            })
+            .collect();
+        format!("  {section}:\n{rules}")
+    };
+    let fixed = many("static", "inside: 10.?, outside: 203.?, to: outside");
+    let d = faults(&format!("{HEAD}nat:\n{fixed}{}", many("source", "to: outside, translate: none")));
+    assert_eq!(d.diagnostics.len(), 1);
+    let text = "33007:3+6 `nat.static` and `nat.source` have 66000 rules: there can be at most 65000";
+    assert_eq!(row(&d.diagnostics[0]), text);
 }
 
 #[test]

@@ -48,6 +48,8 @@ fn covered_rules() {
         ("{ source: all }", "{ source: all }"),
         ("{ state: [established, related] }", "{ state: related }"),
         ("{ status: dst_nat }", "{ status: [dst_nat, assured] }"),
+        ("{ mark: 0x10/0xf0 }", "{ mark: 0x1f }"),
+        ("{ mark: 0x10/0x10 }", "{ mark: 0x30/0x70 }"),
     ] {
         assert!(covered(early, late), "{early} covers {late}");
     }
@@ -71,6 +73,10 @@ fn rules_that_are_not_covered() {
         ("{ source: few }", "{ source: 10.2.0.1 }"),
         ("{ state: related }", "{ state: [established, related] }"),
         ("{ status: [dst_nat, assured] }", "{ status: dst_nat }"),
+        ("{ mark: 7 }", "{}"),
+        ("{ mark: 7 }", "{ mark: 8 }"),
+        ("{ mark: 0x1f }", "{ mark: 0x10/0xf0 }"),
+        ("{ mark: 0x10/0x10 }", "{ mark: 0x20/0x70 }"),
     ] {
         assert!(!covered(early, late), "{early} does not cover {late}");
     }
@@ -150,6 +156,7 @@ fn translations_in_vain() {
         "{ status: src_nat }",
         "{ state: [established, invalid] }",
         "{ destination: '2001:db8::/32' }",
+        "{ mark: 7 }",
     ] {
         assert!(in_vain(rule), "{rule}");
     }
@@ -160,7 +167,80 @@ fn translations_in_vain() {
         "{ destination: 10.0.0.0/8, port: 89 }",
         "{ to: inside, protocol: [udp, tcp] }",
         "{ source: 192.0.2.0/24 }",
+        "{ mark: 0/0xff }",
     ] {
         assert!(!in_vain(rule), "{rule}");
     }
+}
+
+#[test]
+fn an_exception_is_not_in_vain() {
+    let w = warnings(
+        "nat:
+  destination: [{ name: x, match: { destination: 198.51.100.1 }, translate: none }]
+policy:
+  rules: [{ name: x, from: inside, match: { state: established }, action: accept }]
+",
+    );
+    assert!(w.is_empty(), "{w:?}");
+}
+
+#[test]
+fn prefixes_in_vain() {
+    for (rule, vain) in [
+        ("{ destination: 10.1.0.9 }", false),
+        ("{ destination: 10.2.0.9 }", true),
+        ("{ destination: 203.0.0.0/16 }", true),
+        ("{ status: dst_nat, from: outside }", false),
+        ("{ from: inside }", true),
+    ] {
+        let w = warnings(&format!(
+            "nat:
+  destination: [{{ name: lab, from: outside, translate: {{ prefix: {{ from: 203.0.0.0/16, to: 10.1.0.0/16 }} }} }}]
+policy:
+  rules: [{{ name: x, match: {rule}, action: accept }}]
+"
+        ));
+        assert_eq!(w.is_empty(), !vain, "{rule}: {w:?}");
+    }
+}
+
+#[test]
+fn fixed_translations_in_vain() {
+    for (rule, vain) in [
+        ("{ destination: 10.0.0.5 }", false),
+        ("{ status: dst_nat }", false),
+        ("{ from: inside, to: outside }", false),
+        ("{ source: 10.0.0.0/24, to: outside }", false),
+        ("{ source: 10.0.0.6 }", false),
+        ("{ source: 10.0.0.6, destination: 10.0.1.0/24 }", true),
+        ("{ destination: 203.0.113.5, to: inside }", true),
+        ("{ to: inside, state: established }", true),
+        ("{ destination: '2001:db8::/32', to: inside }", true),
+    ] {
+        let w = warnings(&format!(
+            "nat:
+  static: [{{ name: mail, inside: 10.0.0.5, outside: 203.0.113.5, to: outside }}]
+policy:
+  rules: [{{ name: x, match: {rule}, action: accept }}]
+"
+        ));
+        let expected: &[&str] =
+            if vain { &["6:20 no rule accepts what `mail` translates, so it has no effect"] } else { &[] };
+        assert_eq!(w, expected, "{rule}");
+    }
+}
+
+#[test]
+fn a_fixed_translation_covers_rules_behind_it() {
+    let w = warnings(
+        "nat:
+  static: [{ name: mail, inside: 10.0.0.5, outside: 203.0.113.5, to: outside }]
+  source:
+    - { name: late, to: outside, match: { source: 10.0.0.5 }, translate: masquerade }
+    - { name: rest, to: outside, translate: masquerade }
+policy: { default: accept }
+",
+    );
+    assert_eq!(w, ["8:15 `late` never matches"]);
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use dataplane::packet::{V4, V6};
-use dataplane::policy::{AddressSet, Match, Policy, SourceTranslation, Zones};
+use dataplane::packet::{Address, V4, V6};
+use dataplane::policy::{AddressSet, DestinationTranslation, Match, Policy, PrefixMap, SourceTranslation, Zones};
 use dataplane::route::Interface;
 
 /// The host's addresses. `true` marks those that source or destination translation uses: frames for
@@ -12,7 +12,8 @@ use dataplane::route::Interface;
 pub(crate) type LocalAddresses = BTreeMap<IpAddr, bool>;
 
 /// Whether a translation of the policy may use the host's address `a`: as an address of the interface a
-/// masquerade rule sends to, as one of a pool, or as a destination that is translated.
+/// masquerade rule sends to, as one of a pool or an outside prefix, as a destination that is translated, or
+/// as the source of connections that turn round on the interface.
 pub(super) fn is_translated(policy: &Policy, interfaces: &[Interface], a: IpAddr) -> bool {
     if matches!(a, IpAddr::V6(x) if x.is_unicast_link_local()) {
         return false;
@@ -20,20 +21,58 @@ pub(super) fn is_translated(policy: &Policy, interfaces: &[Interface], a: IpAddr
     let mut rules = policy.source_nat.iter().filter(|rule| concerns(&rule.matcher, a.is_ipv4()));
     let source = rules.any(|rule| match &rule.translate {
         SourceTranslation::None => false,
-        SourceTranslation::Masquerade { .. } => interfaces.iter().any(|i| carries(i, a) && leads_to(&rule.matcher, i)),
+        SourceTranslation::Masquerade(_) => interfaces.iter().any(|i| carries(i, a) && leads_to(&rule.matcher, i)),
         SourceTranslation::Pool { addresses, .. } => addresses.iter().any(|(first, last)| *first <= a && a <= *last),
+        SourceTranslation::Prefix(map) => outside(map, a),
     });
     source
+        || interfaces.iter().any(|i| carries(i, a) && turns_round(policy, i, a.is_ipv4()))
         || policy.destination_nat.iter().any(|rule| {
-            let family = rule.to.first().is_none_or(|to| to.is_ipv4() == a.is_ipv4());
-            family && rule.matcher.destination.as_ref().is_none_or(|s| in_set(s, a))
+            let translates = match &rule.translate {
+                DestinationTranslation::None => false,
+                DestinationTranslation::To { addresses, .. } => addresses.iter().any(|to| to.is_ipv4() == a.is_ipv4()),
+                DestinationTranslation::Prefix(map) => outside(map, a),
+            };
+            translates && rule.matcher.destination.as_ref().is_none_or(|s| in_set(s, a))
         })
+}
+
+/// Whether connections may come from the interface and be translated back to where they came from; they
+/// get the interface's address as their source when no rule says otherwise.
+fn turns_round(policy: &Policy, i: &Interface, v4: bool) -> bool {
+    let from = |m: &Match| concerns(m, v4) && m.from.is_none_or(|z| z.contains(i.zone));
+    let forward = policy.destination_nat.iter().any(|rule| {
+        let family = match &rule.translate {
+            DestinationTranslation::None => false,
+            DestinationTranslation::To { addresses, .. } => addresses.iter().any(|to| to.is_ipv4() == v4),
+            DestinationTranslation::Prefix(map) => map.inside.is_ipv4() == v4,
+        };
+        family && from(&rule.matcher)
+    });
+    let mapping = policy.source_nat.iter().any(|rule| match &rule.translate {
+        SourceTranslation::Masquerade(choice) | SourceTranslation::Pool { choice, .. } => {
+            choice.independent.is_some() && from(&rule.matcher)
+        }
+        SourceTranslation::None | SourceTranslation::Prefix(_) => false,
+    });
+    forward || mapping
 }
 
 /// Whether packets of the family can match.
 fn concerns(m: &Match, v4: bool) -> bool {
     let has = |s: &AddressSet| if v4 { !s.ranges_v4().is_empty() } else { !s.ranges_v6().is_empty() };
     m.source.as_ref().is_none_or(has) && m.destination.as_ref().is_none_or(has)
+}
+
+/// Whether `a` lies in the outside prefix of a translation.
+fn outside(map: &PrefixMap, a: IpAddr) -> bool {
+    fn same<A: Address>(a: IpAddr, b: IpAddr, length: u8) -> bool {
+        match (A::from_ip(a), A::from_ip(b)) {
+            (Some(a), Some(b)) => a.masked(length) == b.masked(length),
+            _ => false,
+        }
+    }
+    same::<V4>(a, map.outside, map.length) || same::<V6>(a, map.outside, map.length)
 }
 
 fn carries(i: &Interface, a: IpAddr) -> bool {
@@ -57,8 +96,7 @@ fn in_set(s: &AddressSet, a: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dataplane::packet::Address;
-    use dataplane::policy::{DestinationNat, SourceNat};
+    use dataplane::policy::{DestinationNat, Filtering, PortChoice, SourceNat};
 
     fn policy(translate: SourceTranslation, to: Option<Zones>) -> Policy {
         let matcher = Match { to, ..Match::default() };
@@ -71,7 +109,7 @@ mod tests {
             Interface { zone: 0, v4: vec![(V4(0x0a00_0001), 24)], ..Interface::default() },
             Interface { zone: 1, v4: vec![(V4(0xc633_6401), 24)], ..Interface::default() },
         ];
-        let p = policy(SourceTranslation::Masquerade { ports: None, random: false }, Some(Zones(0b10)));
+        let p = policy(SourceTranslation::Masquerade(PortChoice::default()), Some(Zones(0b10)));
         assert!(is_translated(&p, &interfaces, "198.51.100.1".parse().unwrap()));
         assert!(!is_translated(&p, &interfaces, "10.0.0.1".parse().unwrap()));
         let mut six = interfaces.to_vec();
@@ -90,14 +128,13 @@ mod tests {
     #[test]
     fn pools_and_destinations() {
         let range = ("203.0.113.8".parse().unwrap(), "203.0.113.15".parse().unwrap());
-        let mut p = policy(SourceTranslation::Pool { addresses: vec![range], ports: None, random: false }, None);
+        let mut p = policy(SourceTranslation::Pool { addresses: vec![range], choice: PortChoice::default() }, None);
         assert!(is_translated(&p, &[], "203.0.113.9".parse().unwrap()));
         assert!(!is_translated(&p, &[], "203.0.113.16".parse().unwrap()));
         p.destination_nat.push(DestinationNat {
             name: "d".into(),
             matcher: Match { destination: Some(AddressSet::new([range])), ..Match::default() },
-            to: vec!["10.0.0.2".parse().unwrap()],
-            port: None,
+            translate: DestinationTranslation::To { addresses: vec!["10.0.0.2".parse().unwrap()], port: None },
         });
         p.source_nat.clear();
         assert!(is_translated(&p, &[], "203.0.113.15".parse().unwrap()));
@@ -105,5 +142,58 @@ mod tests {
         p.destination_nat[0].matcher.destination = None;
         assert!(is_translated(&p, &[], "203.0.113.7".parse().unwrap()));
         assert!(!is_translated(&p, &[], "2001:db8::1".parse().unwrap()));
+        p.destination_nat[0].translate = DestinationTranslation::None;
+        assert!(!is_translated(&p, &[], "203.0.113.7".parse().unwrap()));
+    }
+
+    #[test]
+    fn hairpins_without_a_rule() {
+        let interfaces = [
+            Interface { zone: 0, v4: vec![(V4(0x0a00_0001), 24)], ..Interface::default() },
+            Interface { zone: 1, v4: vec![(V4(0xc633_6401), 24)], ..Interface::default() },
+        ];
+        let lan = "10.0.0.1".parse().unwrap();
+        let forward = |from| DestinationNat {
+            name: "d".into(),
+            matcher: Match {
+                from: Some(from),
+                destination: Some(AddressSet::new([(
+                    "198.51.100.1".parse().unwrap(),
+                    "198.51.100.1".parse().unwrap(),
+                )])),
+                ..Match::default()
+            },
+            translate: DestinationTranslation::To { addresses: vec!["10.0.0.2".parse().unwrap()], port: None },
+        };
+        for (zones, expected) in [(Zones(0b11), true), (Zones(0b10), false)] {
+            let p = Policy { destination_nat: vec![forward(zones)], ..Policy::default() };
+            assert_eq!(is_translated(&p, &interfaces, lan), expected);
+        }
+        let independent = |independent| {
+            policy(
+                SourceTranslation::Masquerade(PortChoice { independent, ..PortChoice::default() }),
+                Some(Zones(0b10)),
+            )
+        };
+        assert!(is_translated(&independent(Some(Filtering::EndpointIndependent)), &interfaces, lan));
+        assert!(!is_translated(&independent(None), &interfaces, lan));
+    }
+
+    #[test]
+    fn outside_prefixes() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let four = PrefixMap { inside: ip("10.1.0.0"), outside: ip("203.0.112.0"), length: 22, neutral: false };
+        let six = PrefixMap { inside: ip("fd00::"), outside: ip("2001:db8::"), length: 48, neutral: true };
+        for (map, yes, no) in [(four, "203.0.115.1", "10.1.0.1"), (six, "2001:db8::1", "2001:db8:1::1")] {
+            let p = policy(SourceTranslation::Prefix(map), None);
+            assert!(is_translated(&p, &[], ip(yes)) && !is_translated(&p, &[], ip(no)));
+            let destination = DestinationNat {
+                name: "d".into(),
+                matcher: Match::default(),
+                translate: DestinationTranslation::Prefix(map),
+            };
+            let p = Policy { destination_nat: vec![destination], ..Policy::default() };
+            assert!(is_translated(&p, &[], ip(yes)) && !is_translated(&p, &[], ip(no)));
+        }
     }
 }

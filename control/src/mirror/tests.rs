@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use dataplane::packet::{Address, V4, V6};
-use dataplane::policy::{InterfacePolicy, Policy, SourceNat, SourceTranslation};
+use dataplane::policy::{InterfacePolicy, Policy, PortChoice, SourceNat, SourceTranslation};
 use dataplane::route::{Fib, NextHop, Target};
 use dataplane::worker::shared::{Command, NeighbourRequest, Shared};
 
@@ -53,7 +53,7 @@ fn shared() -> Arc<Shared> {
         source_nat: vec![SourceNat {
             name: "internet".into(),
             matcher: dataplane::policy::Match { to: Some(dataplane::policy::Zones(0b10)), ..Default::default() },
-            translate: SourceTranslation::Masquerade { ports: None, random: false },
+            translate: SourceTranslation::Masquerade(PortChoice::default()),
         }],
         ..Policy::default()
     };

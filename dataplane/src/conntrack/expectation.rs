@@ -83,7 +83,7 @@ impl Expectations {
         let all: usize = shard.values().map(Vec::len).sum();
         let list = shard.entry(e.target).or_default();
         let before = list.len();
-        list.retain(|x| !x.expires.reached(now) && !(x.master == e.master && x.source == e.source));
+        list.retain(|x| !(x.expires.reached(now) || x.master == e.master && x.source == e.source));
         let clash = list.iter().any(|x| x.source == e.source || x.source.is_none() || e.source.is_none());
         let ok = all < PER_SHARD && !clash;
         if ok {

@@ -112,7 +112,7 @@ impl<A: Ip> Fragments<A> {
     pub fn add(&mut self, p: Piece<A>, now: Ticks, room: u32) -> Collected<A> {
         let key = Self::key(&p.headers, &p.info);
         // All but the last piece are multiples of 8 long; the whole fits the length field.
-        if p.payload() == 0 || (p.info.more && p.payload() % 8 != 0) || p.end() > 65_535 - 20 {
+        if p.payload() == 0 || (p.info.more && !p.payload().is_multiple_of(8)) || p.end() > 65_535 - 20 {
             let mut frames = self.take(&key);
             frames.push(p.frame);
             return Collected::Refused(frames);

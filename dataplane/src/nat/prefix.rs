@@ -38,9 +38,10 @@ fn neutral(a: Ipv6Addr, from: Ipv6Addr, to: Ipv6Addr, length: u8) -> Ipv6Addr {
     let sum = |a: Ipv6Addr| a.segments().iter().fold(0, |s, w| add(s, *w));
     let adjustment = add(sum(from), !sum(to));
     let mut words = a.segments();
-    // A prefix of up to 48 bits leaves the subnet word; behind a longer one the first word that is not
-    // all ones is taken, which exists: 0xffff is the one value the mapping could not give back.
-    let at = if length <= 48 { Some(3) } else { (4..8).find(|i| words[*i] != 0xffff) };
+    // A prefix of up to 48 bits leaves the subnet word; behind a longer one the first word of the interface
+    // identifier is taken that is not all ones: 0xffff is the one value the mapping could not give back.
+    let behind = usize::from(length).div_ceil(16).max(4);
+    let at = if length <= 48 { Some(3) } else { (behind..8).find(|i| words[*i] != 0xffff) };
     if let Some(at) = at {
         let w = add(words[at], adjustment);
         words[at] = if w == 0xffff { 0 } else { w };
@@ -58,6 +59,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::packet::Address;
     use crate::packet::checksum::fold;
     use crate::packet::{V4, V6};
 
@@ -99,14 +101,14 @@ mod tests {
             let (inside, outside) = (V6::from_bits(inside).masked(length), V6::from_bits(outside).masked(length));
             let a = V6::from_bits(inside.bits() | host & u128::MAX >> length);
             let map = PrefixMap { inside: inside.ip(), outside: outside.ip(), length, neutral: true };
-            // The word that is changed must lie behind the prefix and not be the excluded value.
-            let at = if length <= 48 { 3 } else { 4 };
-            prop_assume!(length <= 48 || length <= 64);
+            // The word that is changed must not be the excluded value.
+            let at = if length <= 48 { 3 } else { usize::from(length).div_ceil(16).max(4) };
             let IpAddr::V6(words) = a.ip() else { unreachable!() };
             prop_assume!(words.segments()[at] != 0xffff && words.segments()[at] != 0);
             let out = outward(&map, a).unwrap();
             prop_assert_eq!(fold(out.sum()) % 0xffff, fold(a.sum()) % 0xffff);
             let IpAddr::V6(moved) = out.ip() else { unreachable!() };
+            prop_assert_eq!(out.masked(length), outside);
             prop_assume!(moved.segments()[at] != 0);
             prop_assert_eq!(inward(&map, out), Some(a));
         }

@@ -42,10 +42,11 @@ pub fn source<A: Ip>(
         let k = Key { tuple: Tuple { src, sport, ..own }, proto: flow.proto }.inverse()?;
         claim(&k).then_some(k)
     };
-    if keeps && range.addresses.iter().any(|(a, b)| (*a..=*b).contains(&own.src)) {
-        if let Some(k) = attempt(own.src, own.sport) {
-            return Some(k);
-        }
+    if keeps
+        && range.addresses.iter().any(|(a, b)| (*a..=*b).contains(&own.src))
+        && let Some(k) = attempt(own.src, own.sport)
+    {
+        return Some(k);
     }
     if let Some((a, port)) = range.moved.filter(|_| keyed && !range.random)
         && range.addresses.iter().any(|(x, y)| (*x..=*y).contains(&a))

@@ -54,9 +54,9 @@ pub fn may_answer<A: Ip>(frame: &[u8], h: &Headers<A>) -> bool {
     if h.proto != A::ICMP {
         return true;
     }
-    frame[..usize::from(h.end)].get(usize::from(h.l4)).is_some_and(|kind| {
-        !transport::is_icmp_error(h.proto, *kind) && !(A::V6 && *kind < 128) && !(!A::V6 && *kind > 18)
-    })
+    frame[..usize::from(h.end)]
+        .get(usize::from(h.l4))
+        .is_some_and(|kind| !transport::is_icmp_error(h.proto, *kind) && if A::V6 { *kind >= 128 } else { *kind <= 18 })
 }
 
 /// Writes into `out` an error about the packet in `frame`, sent from `from`, answering the frame's

@@ -88,6 +88,8 @@ pub(super) fn source<P: Port, A: Member>(
     // A forward that turns round on the interface it came from would be answered past the gateway.
     let hairpin = facts.status.contains(Status::DST_NAT) && egress == p.interface;
     let keep = PortChoice::default();
+    let at = Endpoint { address: own, port: flow.tuple.sport, proto: flow.proto };
+    let bound = A::mappings(&w.shared).of(&at);
     let (addresses, choice): (Vec<(A, A)>, PortChoice) = if let Some(e) = &to.announced {
         // The listener knows the other end by the address that the master connection gave it.
         let a = e.source_to.and_then(A::from_ip).unwrap_or(own);
@@ -103,6 +105,10 @@ pub(super) fn source<P: Port, A: Member>(
                 let a = prefix::outward(map, own).ok_or(DropReason::NatNoAddress)?;
                 (vec![(a, a)], keep)
             }
+            // RFC 4787 REQ-9a: the other end sees the outside endpoint, where the source has one.
+            None if hairpin && let Some((o, Some(filtering))) = bound => {
+                (vec![(o.address, o.address)], PortChoice { independent: Some(filtering), ..keep })
+            }
             None if hairpin => (masquerade(w, egress, next)?, keep),
             // Untranslated, but still with a reply tuple of its own (netfilter's null binding).
             Some(SourceTranslation::None) | None => (vec![(own, own)], keep),
@@ -111,9 +117,7 @@ pub(super) fn source<P: Port, A: Member>(
     let first = addresses.first().ok_or(DropReason::NatNoAddress)?.0;
     let (shared, id) = (&w.shared, w.id);
     let mappings = A::mappings(shared);
-    let at = Endpoint { address: own, port: flow.tuple.sport, proto: flow.proto };
     let reserved = w.snapshot.fib.host_ports.filter(|_| w.snapshot.fib.is_local(first));
-    let bound = mappings.of(&at);
     let independent = choice.independent.filter(|_| protocol::has_ports(flow.proto) || flow.proto == A::ICMP);
     let free = |reply: &Key<A>| {
         let hash = reply.hash(&shared.keys);

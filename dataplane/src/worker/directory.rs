@@ -160,7 +160,7 @@ mod tests {
             let d = Directory::new(32).unwrap();
             let mut model: HashMap<u64, u16> = HashMap::new();
             // Few home buckets, so that entries overflow.
-            let hash = |n: u64| n << 20 | n % 3;
+            let hash = |n: u64| (n << 20) | (n % 3);
             for (claim, n, who) in ops {
                 if claim {
                     let want = model.get(&n).copied();
@@ -184,7 +184,9 @@ mod tests {
             let threads: Vec<_> = (0..4u16)
                 .map(|me| {
                     let d = d.clone();
-                    s.spawn(move || (1..2000u64).filter(|n| d.claim(n << 16 | n % 7, me).is_ok()).collect::<Vec<_>>())
+                    s.spawn(move || {
+                        (1..2000u64).filter(|n| d.claim((n << 16) | (n % 7), me).is_ok()).collect::<Vec<_>>()
+                    })
                 })
                 .collect();
             threads.into_iter().map(|t| t.join().unwrap()).collect()

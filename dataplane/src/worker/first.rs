@@ -49,6 +49,7 @@ pub(super) fn first<P: Port, A: Member>(
     check_exit(w, t, p, hop)?;
     facts.to = w.snapshot.fib.interfaces.get(usize::from(interface)).map(|i| i.zone);
     let rule = admit(w, p, &facts)?;
+    facts.mark = w.snapshot.policy.rules.get(usize::from(rule)).and_then(|r| r.mark).unwrap_or(0);
 
     // From here on the connection holds what must be given back when it is not confirmed.
     let mut c = Connection::new(*key, *key, private);
@@ -66,7 +67,7 @@ pub(super) fn first<P: Port, A: Member>(
             return Err(why);
         }
     };
-    fill(w, &mut c, &destination, &source, rule, p);
+    fill(w, &mut c, &destination, &source, rule, facts.mark, p);
     c.hop = [hop, NO_HOP];
     let helper = helper(w, tracking, &destination);
     if helper.is_some() {
@@ -134,6 +135,7 @@ fn fill<P: Port, A: Member>(
     destination: &Destination<A>,
     source: &Source<A>,
     rule: u16,
+    mark: u32,
     p: &Packet<A>,
 ) {
     let flow = destination.flow.tuple;
@@ -149,8 +151,8 @@ fn fill<P: Port, A: Member>(
         c.status.insert(Status::MAPPED_INBOUND);
     }
     c.rule = rule;
+    c.mark = mark;
     if let Some(r) = w.snapshot.policy.rules.get(usize::from(rule)) {
-        c.mark = r.mark.unwrap_or(0);
         c.timeouts = r.timeouts;
     }
     c.route_generation = w.route_epoch;

@@ -8,9 +8,9 @@ use super::reason::DropReason;
 use super::shared::Handed;
 use crate::conntrack::Status;
 use crate::io::Port;
+use crate::packet::ETHERNET;
 use crate::packet::icmp::Problem;
 use crate::packet::transport::{self, Transport};
-use crate::packet::ETHERNET;
 
 /// Answers with ICMP host unreachable and drops the frame, which is on its way out: translated, its TTL
 /// decremented. The error must quote it as its sender sent it.

@@ -201,11 +201,11 @@ impl Gateway {
         for _ in 0..4 {
             for w in &mut self.workers {
                 w.turn();
-                for i in 0..2 {
+                for (i, own) in GATEWAY_MAC.into_iter().enumerate() {
                     for f in w.ports()[i].sent() {
                         let b = w.pool().bytes(f).to_vec();
                         w.pool().give(f);
-                        assert_eq!(b[6..12], mac(GATEWAY_MAC[i]).0, "source address of the frame");
+                        assert_eq!(b[6..12], mac(own).0, "source address of the frame");
                         out.push((i, b[14..].to_vec()));
                     }
                 }

@@ -1,0 +1,147 @@
+//! `nat.destination`.
+
+use std::net::IpAddr;
+
+use dataplane::packet::protocol::has_ports;
+use dataplane::policy::{DestinationNat, DestinationTranslation, Match};
+
+use super::prefix::{Side, prefix};
+use crate::address::AddressRange;
+use crate::matching::{Family, Place, conditions, confine};
+use crate::names::Names;
+use crate::protocol;
+use crate::read::{Fields, Keys, scalar, some_items};
+use crate::report::{Report, Span, short};
+use crate::rules::{IN_MATCH, Placed, list};
+use crate::sets::{single_address, single_port};
+use crate::yaml::{Node, Value};
+
+/// The most backends of a destination translation.
+const MAX_BACKENDS: usize = 1024;
+
+const DESTINATION: Keys = Keys {
+    known: &["name", "from", "match", "translate"],
+    foreign: &[
+        (
+            "to",
+            "the egress zone is not known before the destination is translated; the backend is `translate: { to: ... }`",
+        ),
+        ("source", IN_MATCH),
+        ("destination", IN_MATCH),
+        ("protocol", IN_MATCH),
+        ("port", IN_MATCH),
+        ("action", "a translation has `translate` in place of `action`"),
+    ],
+};
+const TRANSLATE: Keys = Keys {
+    known: &["to", "port", "prefix"],
+    foreign: &[
+        ("ports", "the first port to translate to is `port`"),
+        ("netmap", "prefixes that correspond are `prefix: { from: ..., to: ... }`"),
+    ],
+};
+
+/// Reads `nat.destination`.
+pub(super) fn destination<'t>(
+    report: &mut Report<'t>,
+    node: Option<&Node<'t>>,
+    names: &Names,
+) -> Vec<Placed<DestinationNat>> {
+    list(report, node, "nat.destination", &DESTINATION, |report, rule, name| {
+        let mut matcher = conditions(report, rule, names, Place::DestinationNat);
+        let node = rule.require(report, "translate", "a destination translation")?;
+        let translate = match &node.value {
+            Value::Map(_) => map(report, rule, node, &mut matcher),
+            _ => word(report, node),
+        }?;
+        Some(DestinationNat { name, matcher, translate })
+    })
+}
+
+fn word<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<DestinationTranslation> {
+    let word = scalar(report, node, "`none` or a map")?;
+    if word == "none" {
+        return Some(DestinationTranslation::None);
+    }
+    let help = if word.parse::<AddressRange>().is_ok() {
+        format!("write `translate: {{ to: {word} }}`")
+    } else {
+        "write `translate: { to: ADDRESS }`, with `port` if the port changes too, or `translate: none`".into()
+    };
+    report.error_help(node.at, format!("`{}` is not a destination translation", short(word)), help);
+    None
+}
+
+fn map<'t>(
+    report: &mut Report<'t>,
+    rule: &Fields<'_, 't>,
+    node: &Node<'t>,
+    matcher: &mut Match,
+) -> Option<DestinationTranslation> {
+    let fields = Fields::of(report, node, "`translate`", &TRANSLATE)?;
+    let Some(node) = fields.get("prefix") else { return backends(report, rule, &fields, matcher) };
+    for key in ["to", "port"] {
+        if let Some(at) = fields.key_at(key) {
+            let help = "a prefix translates addresses one to one and keeps ports";
+            report.error_help(at, format!("`{key}` and `prefix` exclude each other"), help);
+        }
+    }
+    Some(DestinationTranslation::Prefix(prefix(report, node, matcher, Side::Destination)?.outside_in()))
+}
+
+fn backends<'t>(
+    report: &mut Report<'t>,
+    rule: &Fields<'_, 't>,
+    fields: &Fields<'_, 't>,
+    matcher: &mut Match,
+) -> Option<DestinationTranslation> {
+    let port = fields.get("port").and_then(|n| single_port(report, n, "`translate.port`"));
+    let target = fields.require(report, "to", "`translate`")?;
+    let list = some_items(report, target, "`translate.to`", "name the address to translate to")?;
+    if list.len() > MAX_BACKENDS {
+        report.error(target.at, format!("{} backends: there can be at most {MAX_BACKENDS}", list.len()));
+        return None;
+    }
+    let addresses: Vec<IpAddr> = list.iter().filter_map(|n| single_address(report, n)).collect();
+    if addresses.len() < list.len() {
+        return None;
+    }
+    let one_family = Family::of(*addresses.first()?);
+    if let Some(i) = addresses.iter().position(|a| Family::of(*a) != one_family) {
+        report.error_help(
+            list[i].at,
+            format!("the backends are {one_family} and {}", Family::of(addresses[i])),
+            "a translation stays within one family: write a rule for each",
+        );
+        return None;
+    }
+    confine(report, matcher, one_family, target.at, "the backend");
+    if let (Some(port), Some(at)) = (port, fields.get("port").map(|n| n.at)) {
+        port_fits(report, rule, matcher, port, at);
+    }
+    Some(DestinationTranslation::To { addresses, port })
+}
+
+/// Refuses `translate.port` where the match lets packets in that have no port, or shifts a port past 65535.
+fn port_fits(report: &mut Report<'_>, rule: &Fields<'_, '_>, m: &Match, port: u16, at: Span) {
+    match (&m.protocols, &m.destination_port) {
+        (Some(list), _) => {
+            if let Some(portless) = list.iter().find(|p| !has_ports(**p)) {
+                let message =
+                    format!("`translate.port` with the protocol {}, which has no ports", protocol::name(*portless));
+                report.error_help(at, message, "ports exist in tcp, udp, udplite and sctp; write two rules");
+            }
+        }
+        (None, None) if rule.get("match").is_none_or(|n| matches!(n.value, Value::Map(_))) => {
+            let help = "add `protocol: tcp` (or another with ports) or `port` to the match";
+            report.error_help(at, "`translate.port` needs a match that only packets with ports meet", help);
+        }
+        (None, _) => {}
+    }
+    for (first, last) in m.destination_port.iter().flat_map(|s| s.ranges()) {
+        if last - first > u16::MAX - port {
+            let message = format!("ports {first}-{last} moved to begin at {port} would end beyond 65535");
+            report.error_help(at, message, format!("the highest `port` that fits is {}", u16::MAX - (last - first)));
+        }
+    }
+}

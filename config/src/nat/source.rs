@@ -1,0 +1,198 @@
+//! `nat.source`.
+
+use std::net::IpAddr;
+
+use dataplane::policy::{AddressSet, Filtering, Match, PortChoice, SourceNat, SourceTranslation};
+
+use super::prefix::{Side, prefix};
+use crate::address::AddressRange;
+use crate::matching::{Family, Place, conditions, confine, family};
+use crate::names::Names;
+use crate::read::{Fields, Keys, boolean, choice, scalar, some_items};
+use crate::report::{Report, short};
+use crate::rules::{IN_MATCH, Placed, list};
+use crate::sets::{literal_addresses, port_range, ranges_of, sendable};
+use crate::yaml::{Node, Value};
+
+const SOURCE: Keys = Keys {
+    known: &["name", "from", "to", "match", "translate"],
+    foreign: &[
+        ("source", IN_MATCH),
+        ("destination", IN_MATCH),
+        ("protocol", IN_MATCH),
+        ("port", IN_MATCH),
+        ("masquerade", "write `translate: masquerade`"),
+        ("action", "a translation has `translate` in place of `action`"),
+    ],
+};
+const TRANSLATE: Keys = Keys {
+    known: &["pool", "masquerade", "prefix", "ports", "random", "persistent", "mapping", "filtering"],
+    foreign: &[
+        ("to", "the addresses to translate a source to are `pool`"),
+        ("address", "the addresses to translate a source to are `pool`"),
+        ("port", "the ports to choose from are `ports`"),
+        ("netmap", "prefixes that correspond are `prefix: { from: ..., to: ... }`"),
+    ],
+};
+/// What the mappings are called (RFC 4787 section 4.1), and whether they depend on the remote endpoint.
+const MAPPINGS: [(&str, bool); 2] = [("endpoint-dependent", true), ("endpoint-independent", false)];
+/// What the filterings are called (RFC 4787 section 5).
+const FILTERINGS: [(&str, Filtering); 3] = [
+    ("endpoint-dependent", Filtering::EndpointDependent),
+    ("address-dependent", Filtering::AddressDependent),
+    ("endpoint-independent", Filtering::EndpointIndependent),
+];
+
+/// Reads `nat.source`.
+pub(super) fn source<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>, names: &Names) -> Vec<Placed<SourceNat>> {
+    list(report, node, "nat.source", &SOURCE, |report, rule, name| {
+        let mut matcher = conditions(report, rule, names, Place::SourceNat);
+        let node = rule.require(report, "translate", "a source translation")?;
+        let translate = match &node.value {
+            Value::Map(_) => map(report, node, &mut matcher),
+            _ => word(report, node),
+        }?;
+        Some(SourceNat { name, matcher, translate })
+    })
+}
+
+fn word<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<SourceTranslation> {
+    let word = scalar(report, node, "`masquerade`, `none` or a map")?;
+    if word.parse::<AddressRange>().is_ok() {
+        let help = format!("write `translate: {{ pool: [{word}] }}`");
+        report.error_help(node.at, format!("`{word}` is an address, not a translation"), help);
+        return None;
+    }
+    if let Some(address) = word.strip_prefix("masquerade ") {
+        let help =
+            format!("it uses the egress interface's; for others write `translate: {{ pool: [{}] }}`", short(address));
+        report.error_help(node.at, "`masquerade` takes no address", help);
+        return None;
+    }
+    let masquerade = choice(report, node, "a translation", &[("masquerade", true), ("none", false)])?;
+    Some(if masquerade { SourceTranslation::Masquerade(PortChoice::default()) } else { SourceTranslation::None })
+}
+
+fn map<'t>(report: &mut Report<'t>, node: &Node<'t>, matcher: &mut Match) -> Option<SourceTranslation> {
+    let fields = Fields::of(report, node, "`translate`", &TRANSLATE)?;
+    let kinds: Vec<&str> = ["pool", "masquerade", "prefix"].into_iter().filter(|k| fields.get(k).is_some()).collect();
+    let kind = match kinds[..] {
+        [one] => one,
+        [] => {
+            report.error_help(fields.at, "`translate` needs `pool`", "or write `translate: masquerade`");
+            return None;
+        }
+        [a, b, ..] => {
+            report.error(fields.at, format!("`{a}` and `{b}` exclude each other"));
+            return None;
+        }
+    };
+    let node = fields.get(kind)?;
+    match kind {
+        "pool" => {
+            persistent(report, &fields);
+            let choice = port_choice(report, &fields);
+            let addresses = pool(report, node)?;
+            confine(report, matcher, Family::of(addresses[0].0), node.at, "the pool");
+            Some(SourceTranslation::Pool { addresses, choice })
+        }
+        "masquerade" => {
+            let help = "the address is the egress interface's: leave the key out";
+            refuse_keys(report, &fields, &["persistent"], "with `masquerade`", help);
+            let choice = port_choice(report, &fields);
+            masquerade(report, node)?;
+            Some(SourceTranslation::Masquerade(choice))
+        }
+        _ => {
+            let all = ["ports", "random", "persistent", "mapping", "filtering"];
+            let help = "a prefix translates addresses one to one and keeps ports: leave the key out";
+            refuse_keys(report, &fields, &all, "with `prefix`", help);
+            Some(SourceTranslation::Prefix(prefix(report, node, matcher, Side::Source)?.inside_out()))
+        }
+    }
+}
+
+fn refuse_keys(report: &mut Report<'_>, fields: &Fields<'_, '_>, keys: &[&str], context: &str, help: &str) {
+    for key in keys {
+        if let Some(at) = fields.key_at(key) {
+            report.error_help(at, format!("`{key}` {context}"), help);
+        }
+    }
+}
+
+/// The value of `masquerade`: `true`, since a policy that does not want it does not name it.
+fn masquerade<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<()> {
+    let text = scalar(report, node, "`true`")?;
+    if text.parse::<AddressRange>().is_ok() {
+        let help = format!("it uses the egress interface's; for others write `pool: [{text}]`");
+        report.error_help(node.at, "`masquerade` takes no address", help);
+        return None;
+    }
+    choice(report, node, "a value for `masquerade`", &[("true", ())])
+}
+
+/// A source always keeps its address of a pool, so that only `true` is true.
+fn persistent<'t>(report: &mut Report<'t>, fields: &Fields<'_, 't>) {
+    let Some(node) = fields.get("persistent") else { return };
+    if boolean(report, node, "`persistent`") == Some(false) {
+        let help = "leave the key out: connections of one source share an address (RFC 4787 REQ-2)";
+        report.error_help(node.at, "a source always keeps its address of the pool", help);
+    }
+}
+
+fn port_choice<'t>(report: &mut Report<'t>, fields: &Fields<'_, 't>) -> PortChoice {
+    PortChoice {
+        ports: fields.get("ports").and_then(|n| port_pool(report, n)),
+        random: fields.get("random").and_then(|n| boolean(report, n, "`random`")).unwrap_or(false),
+        independent: independent(report, fields),
+    }
+}
+
+/// The filtering of an endpoint-independent mapping; `None` for an endpoint-dependent one.
+fn independent<'t>(report: &mut Report<'t>, fields: &Fields<'_, 't>) -> Option<Filtering> {
+    let mapping = fields.get("mapping").map(|n| choice(report, n, "a mapping", &MAPPINGS));
+    let filtering = fields.get("filtering").map(|n| choice(report, n, "a filtering", &FILTERINGS));
+    let dependent = match mapping {
+        None => true,
+        Some(dependent) => dependent?,
+    };
+    if !dependent {
+        return Some(filtering.flatten().unwrap_or_default());
+    }
+    if let (Some(_), Some(at)) = (filtering, fields.key_at("filtering")) {
+        let help = "add `mapping: endpoint-independent`, or leave the key out: who was not sent to cannot answer";
+        report.error_help(at, "`filtering` needs an endpoint-independent mapping", help);
+    }
+    None
+}
+
+/// The addresses of a pool, sorted and disjoint; all of one family.
+fn pool<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<Vec<(IpAddr, IpAddr)>> {
+    let list =
+        some_items(report, node, "`pool`", "name the addresses to translate to, or write `translate: masquerade`")?;
+    let ranges = literal_addresses(report, list);
+    if ranges.len() < list.len() {
+        return None;
+    }
+    if let Some((first, last)) = ranges.iter().find(|(a, b)| !sendable(*a) || !sendable(*b)) {
+        let bad = if sendable(*first) { last } else { first };
+        report.error(node.at, format!("`{bad}` is not an address packets can be sent from"));
+        return None;
+    }
+    let set = AddressSet::new(ranges);
+    if family(&set).is_none() {
+        report.error_help(node.at, "the pool has IPv4 and IPv6 addresses", "write a rule for each family");
+        return None;
+    }
+    Some(ranges_of(&set).collect())
+}
+
+fn port_pool<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<(u16, u16)> {
+    let text = scalar(report, node, "a range of ports")?;
+    let (first, last) = port_range(report, node, text)?;
+    if first == 0 {
+        report.error_help(node.at, "port 0 cannot be used", "the usual range is 1024-65535");
+        return None;
+    }
+    Some((first, last))
+}

@@ -18,10 +18,13 @@
 #define FIRST_PORT 10000  /* of a client */
 #define BEHIND_NS 200000 /* later than this the lost time is forgotten: making up for it would be a flood */
 #define SPINS 100000
+#define CLOCK_MASK 63 /* the clock is read once in this many frames */
 
 struct plan {
 	__u64 gap_ns; /* from one frame to the next; 0: as fast as can be */
-	__u64 due_ns; /* when the next frame is due, CLOCK_MONOTONIC */
+	__u64 due_ns; /* when the next frame is due, CLOCK_MONOTONIC like the next two */
+	__u64 first_ns; /* when the first frame was made */
+	__u64 last_ns;  /* when the last was, or one shortly before it */
 	__u32 flows;
 	__u32 next; /* flow of the next frame, before reduction to `flows` */
 	__u32 ifindex;
@@ -83,6 +86,11 @@ int generate(struct xdp_md *ctx)
 		return XDP_ABORTED;
 	if (p->gap_ns)
 		wait(p);
+	if (!(p->next & CLOCK_MASK)) {
+		p->last_ns = bpf_ktime_get_ns();
+		if (!p->first_ns)
+			p->first_ns = p->last_ns;
+	}
 	flow = p->next++ % p->flows;
 	client = p->client + (flow >> PORT_BITS);
 	server = p->server + (flow >> PORT_BITS);

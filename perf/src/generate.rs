@@ -1,7 +1,7 @@
 //! The load: UDP frames of many flows, made in the kernel by `bpf/generate.bpf.c`.
 
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
@@ -21,15 +21,18 @@ pub(crate) const PORT: u16 = 5001;
 const FRAME: usize = 60;
 /// Frames after which the kernel flushes what was redirected.
 const BATCH: u32 = 64;
-/// Frames of one system call, when they are not paced.
-const RUN: u32 = 1 << 17;
-/// Duration of a system call, when they are.
-const SLICE: f64 = 0.2;
+/// About what can be made, in frames a second: how many to make when they are not paced.
+const FLOOD_RATE: f64 = 3e6;
+
+/// Size of `struct plan` of generate.bpf.c, and where two of its members are.
+const PLAN: usize = 72;
+const FIRST_NS: usize = 16;
+const LAST_NS: usize = 24;
 
 /// Makes frames in one network namespace.
 pub(crate) struct Generator {
     ebpf: Ebpf,
-    plan: Array<MapData, [u8; 56]>,
+    plan: Array<MapData, [u8; PLAN]>,
     link: Link,
     to: [u8; 6],
     client: u32,
@@ -68,8 +71,8 @@ impl Generator {
         Ok(Generator { ebpf, plan, link, to, client, server })
     }
 
-    /// Sends frames of `flows` flows in turn, `rate` a second (0: as fast as can be), for `duration`.
-    /// To be called in the namespace of the interface.
+    /// Sends frames of `flows` flows in turn, `rate` a second (0: as fast as can be, as many as take about
+    /// this long), for `duration`. To be called in the namespace of the interface.
     ///
     /// # Errors
     /// When the kernel refuses, and when a signal asks the process to end.
@@ -77,40 +80,38 @@ impl Generator {
         let gap = if rate > 0.0 { (1e9 / rate).round() as u64 } else { 0 };
         self.plan.set(0, self.plan(flows, gap), 0)?;
         let program: &Xdp = self.ebpf.program("generate").context("no such program")?.try_into()?;
-        let repeat = if rate > 0.0 { ((rate * SLICE) as u32).max(1) } else { RUN };
+        let repeat = (if rate > 0.0 { rate } else { FLOOD_RATE } * duration.as_secs_f64()) as u32;
         let frame = [0u8; FRAME];
         // struct xdp_md: where the data begins and ends.
         let mut context = [0u8; 24];
         context[4..8].copy_from_slice(&(FRAME as u32).to_ne_bytes());
-        let start = Instant::now();
-        let mut frames = 0;
-        while start.elapsed() < duration {
-            ensure!(!sys::stopped(), "interrupted");
-            program
-                .test_run(TestRunOptions {
-                    data_in: Some(&frame),
-                    ctx_in: Some(&context),
-                    repeat,
-                    attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
-                    ..TestRunOptions::new()
-                })
-                .context("sending frames")?;
-            frames += u64::from(repeat);
-        }
-        Ok(Offered { frames, seconds: start.elapsed().as_secs_f64() })
+        let run = program.test_run(TestRunOptions {
+            data_in: Some(&frame),
+            ctx_in: Some(&context),
+            repeat,
+            attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+            ..TestRunOptions::new()
+        });
+        ensure!(!sys::stopped(), "interrupted");
+        run.context("sending frames")?;
+        // The program's own clock: setting up and tearing down the kernel's page pool for the run takes up to
+        // tens of milliseconds.
+        let after = self.plan.get(&0, 0)?;
+        let word = |at: usize| u64::from_ne_bytes(after[at..at + 8].try_into().expect("eight bytes"));
+        Ok(Offered { frames: u64::from(repeat), seconds: (word(LAST_NS) - word(FIRST_NS)) as f64 / 1e9 })
     }
 
     /// `struct plan` of generate.bpf.c.
-    fn plan(&self, flows: u32, gap_ns: u64) -> [u8; 56] {
-        let mut p = [0; 56];
+    fn plan(&self, flows: u32, gap_ns: u64) -> [u8; PLAN] {
+        let mut p = [0; PLAN];
         p[..8].copy_from_slice(&gap_ns.to_ne_bytes());
         let words = [flows, 0, self.link.index, self.client, self.server];
-        for (at, word) in p[16..36].chunks_exact_mut(4).zip(words) {
+        for (at, word) in p[32..52].chunks_exact_mut(4).zip(words) {
             at.copy_from_slice(&word.to_ne_bytes());
         }
-        p[36..38].copy_from_slice(&PORT.to_ne_bytes());
-        p[38..44].copy_from_slice(&self.to);
-        p[44..50].copy_from_slice(&self.link.mac);
+        p[52..54].copy_from_slice(&PORT.to_ne_bytes());
+        p[54..60].copy_from_slice(&self.to);
+        p[60..66].copy_from_slice(&self.link.mac);
         p
     }
 }

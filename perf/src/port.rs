@@ -135,7 +135,7 @@ impl Port for Generator {
                 Order::Random => {
                     // A full-period step over 32 bits, mixed, so that neighbours in time are far apart.
                     let x = self.next.wrapping_mul(0x9e37_79b1);
-                    (u64::from(x ^ x >> 15) * u64::from(self.flows) >> 32) as u32
+                    ((u64::from(x ^ (x >> 15)) * u64::from(self.flows)) >> 32) as u32
                 }
             };
             self.next = self.next.wrapping_add(1);

@@ -39,10 +39,10 @@ pub(crate) fn niceness() -> i32 {
     unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
 }
 
-/// Asks a process to end.
-pub(crate) fn terminate(pid: u32) {
+/// Sends a signal to a child process.
+pub(crate) fn signal(pid: u32, signal: i32) {
     // SAFETY: no pointers are passed; a process that is gone is no error here.
-    unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) };
+    unsafe { libc::kill(pid as libc::pid_t, signal) };
 }
 
 /// Moves the calling thread into a network namespace made by `ip netns add`.

@@ -20,6 +20,8 @@ use crate::sys;
 pub(super) const GATEWAY_CPU: usize = 1;
 /// How long a gateway may take to start.
 const START: Duration = Duration::from_secs(20);
+/// How long it takes to run as before, after it was stopped.
+const WAKING: Duration = Duration::from_millis(1100);
 /// How long it may take to stop.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -55,6 +57,8 @@ impl Kind {
 pub(super) struct Gateway {
     pub(super) kind: Kind,
     work: Work,
+    /// It would take the CPU from the others while they are measured.
+    busy: bool,
     // The last to be dropped: the processes end before their namespaces.
     pub(super) lab: Lab,
     _files: TempDir,
@@ -80,7 +84,23 @@ impl Gateway {
             Kind::Kernel => Work::KernelThreads(start_kernel(&lab)?),
             Kind::Forwarder => Work::Process(start_forwarder(&lab, busy)?),
         };
-        Ok(Gateway { kind, work, lab, _files: files })
+        let gateway = Gateway { kind, work, busy, lab, _files: files };
+        drop(gateway.awake());
+        Ok(gateway)
+    }
+
+    /// Lets it run, for as long as the answer lives; between measurements a busy gateway stands still.
+    pub(super) fn awake(&self) -> Awake {
+        let stopped = match &self.work {
+            Work::Process(p) if self.busy => Some(p.0.id()),
+            _ => None,
+        };
+        if let Some(pid) = stopped {
+            sys::signal(pid, libc::SIGCONT);
+            // Sluice steers the host's traffic to its worker again after its next sign of life.
+            sleep(WAKING);
+        }
+        Awake(stopped)
     }
 
     /// CPU time that the gateway has used, in nanoseconds.
@@ -94,6 +114,17 @@ impl Gateway {
                 threads.map(|t| run_time(&t?.path())).sum()
             }
             Work::KernelThreads(threads) => threads.iter().map(|t| run_time(Path::new(&format!("/proc/{t}")))).sum(),
+        }
+    }
+}
+
+/// While it lives, a gateway runs; then its process stands still, if there is one.
+pub(super) struct Awake(Option<u32>);
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0 {
+            sys::signal(pid, libc::SIGSTOP);
         }
     }
 }
@@ -155,7 +186,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        sys::terminate(self.0.id());
+        sys::signal(self.0.id(), libc::SIGTERM);
+        // It may have been stopped.
+        sys::signal(self.0.id(), libc::SIGCONT);
         let deadline = Instant::now() + STOP;
         while matches!(self.0.try_wait(), Ok(None)) {
             if Instant::now() > deadline {

@@ -21,8 +21,10 @@ const MAX_LOSS: f64 = 0.005;
 /// How near the search goes, relative to the rate.
 const PRECISION: f64 = 0.015;
 /// First rate to try, in frames a second, and the first step, relative to it.
-const GUESS: f64 = 600_000.0;
+const GUESS: f64 = 800_000.0;
 const STEP: f64 = 0.2;
+/// A flood, relative to the rate that is sustained.
+const OVERLOAD: f64 = 3.0;
 /// Rate at which connections are made before they are measured, in frames a second.
 const WARM_UP_RATE: f64 = 150_000.0;
 /// How long to wait until the others are quiet, before each measurement.
@@ -41,8 +43,8 @@ pub(super) struct Subject {
     _servers: Vec<Process>,
     // The last: namespaces go when nothing is in them any more.
     pub(super) gateway: Gateway,
-    /// Where the search for the sustained rate begins.
-    guess: f64,
+    /// The rate that was sustained last, where the next search begins.
+    sustained: f64,
 }
 
 /// A result, and what share of a CPU others used meanwhile.
@@ -86,7 +88,7 @@ impl Subject {
             iperf.wait_for_port(IPERF_PORT).context("iperf3 -s: `apt-get install iperf3`")?;
             servers = vec![echo, iperf];
         }
-        Ok(Subject { generator, sink, _servers: servers, gateway, guess: GUESS })
+        Ok(Subject { generator, sink, _servers: servers, gateway, sustained: GUESS })
     }
 
     /// The highest rate, of `flows` flows, at which less than half a per cent is lost.
@@ -94,11 +96,12 @@ impl Subject {
     /// # Errors
     /// When the load cannot be made, or frames leave untranslated.
     pub(super) fn paced(&mut self, flows: u32, duration: Duration) -> Result<Quietly<Delivered>> {
+        let _awake = self.gateway.awake();
         self.warm_up(flows)?;
         let mut noise = 0f64;
         let mut best: Option<Delivered> = None;
         let (mut low, mut high) = (0.0, f64::INFINITY);
-        let (mut rate, mut step) = (self.guess, STEP);
+        let (mut rate, mut step) = (self.sustained, STEP);
         while high - low > PRECISION * rate {
             let (d, n) = self.attempt(flows, rate, duration)?;
             noise = noise.max(n);
@@ -108,7 +111,7 @@ impl Subject {
                     best = Some(d);
                 }
                 // The generator's own limit: more cannot be offered.
-                if d.offered < 0.98 * rate {
+                if d.offered < 0.8 * rate {
                     break;
                 }
             } else {
@@ -125,7 +128,7 @@ impl Subject {
             ensure!(rate > 1000.0, "{}: frames get lost even at {high:.0} a second", self.gateway.kind);
         }
         let value = best.with_context(|| format!("{}: no rate is sustained", self.gateway.kind))?;
-        self.guess = value.rate;
+        self.sustained = value.rate;
         Ok(Quietly { value, noise })
     }
 
@@ -144,13 +147,15 @@ impl Subject {
         }
     }
 
-    /// What arrives of all that the generator can make.
+    /// What arrives of three times the rate that [`Subject::paced`] has found last.
     ///
     /// # Errors
-    /// As [`Subject::paced`].
+    /// As there.
     pub(super) fn flood(&mut self, flows: u32, duration: Duration) -> Result<Quietly<Delivered>> {
+        let _awake = self.gateway.awake();
         self.warm_up(flows)?;
-        quietly(|| self.load(flows, 0.0, duration))
+        let rate = OVERLOAD * self.sustained;
+        quietly(|| self.load(flows, rate, duration))
     }
 
     fn warm_up(&mut self, flows: u32) -> Result<()> {
@@ -186,6 +191,7 @@ impl Subject {
     /// # Errors
     /// When iperf3 fails.
     pub(super) fn stream(&self, seconds: u32) -> Result<Quietly<f64>> {
+        let _awake = self.gateway.awake();
         quietly(|| {
             let seconds = seconds.to_string();
             let out = self.client(
@@ -204,6 +210,7 @@ impl Subject {
     /// When the client fails.
     pub(super) fn connects(&self, seconds: u32) -> Result<Quietly<connect::Outcome>> {
         let seconds = seconds.to_string();
+        let _awake = self.gateway.awake();
         quietly(|| {
             let out = self.own(&["connect", &SERVER.to_string(), "--seconds", &seconds])?;
             Ok(serde_json::from_str(&out)?)
@@ -216,6 +223,7 @@ impl Subject {
     /// When the server does not answer.
     pub(super) fn ping(&self, count: u32) -> Result<Quietly<ping::Outcome>> {
         let count = count.to_string();
+        let _awake = self.gateway.awake();
         quietly(|| Ok(serde_json::from_str(&self.own(&["ping", &SERVER.to_string(), "--count", &count])?)?))
     }
 

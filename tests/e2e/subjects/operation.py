@@ -43,8 +43,8 @@ def conntrack_count_and_flush(lab):
     lab.serve(lab.server)
     with Conversation(lab.client, SERVER) as c:
         c.ask()
-        for _ in range(20):
-            udp_ask(lab.client, SERVER)
+        for n in range(20):
+            udp_ask(lab.client, SERVER, source_port=42000 + n)
         assert len(lab.gateway.conntrack()) == 21, 'list: %d entries of 21' % len(lab.gateway.conntrack())
         # Workers publish their gauges every now and then, not with each connection.
         wait_for(lambda: int(lab.gateway.cli('conntrack', 'count').stdout) == 21, 'count is 21', 1)

@@ -1,0 +1,164 @@
+"""Helpers: connections that FTP and TFTP announce inside their payload, by real servers and clients."""
+
+import os
+import socket
+
+from lab.policy import *
+from lab.programs import curl, random_file, sha256, tcp_ask, udp_ask, wait_for
+from runner import test
+
+BOTH = (1, 2)
+FTP_MODES = (
+    ('active-port', SERVER, ['--ftp-port', '-', '--disable-eprt']),
+    ('active-eprt', SERVER, ['--ftp-port', '-']),
+    ('passive-pasv', SERVER, ['--disable-epsv']),
+    ('passive-epsv', SERVER, []),
+    ('active-ipv6', SERVER6, ['--ftp-port', '-']),
+    ('passive-ipv6', SERVER6, []),
+)
+
+
+def with_helpers(workers, *helpers):
+    """The usual policy with helpers on their standard ports."""
+    policy = base(workers)
+    policy['conntrack'] = {'helpers': list(helpers)}
+    return policy
+
+
+def listening(ns, kind, port):
+    """Whether something listens on a port."""
+    return ns.run('ss', '-Hln' + kind, 'sport = :%d' % port).stdout.strip()
+
+
+def serve_ftp(lab, ns):
+    """Starts vsftpd with one file of random bytes; returns the file's digest."""
+    root = lab.path('ftp')
+    os.makedirs(root)
+    os.makedirs('/var/run/vsftpd/empty', exist_ok=True)
+    digest = random_file(os.path.join(root, 'data'), 2)
+    os.chmod(root, 0o555)
+    os.chmod(os.path.join(root, 'data'), 0o444)
+    # The server's user must get at the folder.
+    os.chmod(os.path.dirname(root), 0o755)
+    config = lab.path('vsftpd.conf')
+    with open(config, 'w') as f:
+        f.write('listen=NO\nlisten_ipv6=YES\nbackground=NO\nanonymous_enable=YES\nno_anon_password=YES\n'
+                'anon_root=%s\nconnect_from_port_20=YES\nseccomp_sandbox=NO\nport_enable=YES\n'
+                'xferlog_enable=NO\n' % root)
+    ns.start('vsftpd', config, log=lab.path('vsftpd.log'))
+    wait_for(lambda: listening(ns, 't', 21), 'vsftpd')
+    return digest
+
+
+def fetch(lab, ns, address, *options, scheme='ftp'):
+    """Fetches the file and returns its digest."""
+    target = lab.path('fetched')
+    host = '[%s]' % address if ':' in address else address
+    curl(ns, *options, '--output', target, '%s://%s/data' % (scheme, host), timeout=20)
+    return sha256(target)
+
+
+@test(workers=BOTH, rows=FTP_MODES, start=False, kernel=False)
+def ftp(lab, row):
+    """Every mode of FTP fetches the file, several times over one daemon."""
+    _, address, options = row
+    lab.gateway.start(with_helpers(lab.workers, 'ftp'))
+    digest = serve_ftp(lab, lab.server)
+    for _ in range(3):
+        assert fetch(lab, lab.client, address, *options) == digest
+
+
+@test(start=False, kernel=False)
+def ftp_without_helper(lab):
+    """Off unless configured: without the helper an active data connection does not get in."""
+    lab.gateway.start(base(lab.workers))
+    serve_ftp(lab, lab.server)
+    refused = lab.client.run('curl', '--silent', '--max-time', 4, '--ftp-port', '-', 'ftp://%s/data' % SERVER,
+                             check=False, timeout=10)
+    assert refused.returncode != 0, 'the file came without a helper'
+
+
+@test(workers=BOTH, start=False, kernel=False)
+def ftp_server_inside(lab):
+    """A published server: the data connection it announces is let in and translated."""
+    policy = with_helpers(lab.workers, 'ftp')
+    policy['nat']['destination'].append({
+        'name': 'ftp', 'from': 'outside', 'match': {'protocol': 'tcp', 'destination': WAN, 'port': 21},
+        'translate': {'to': CLIENT2, 'port': 21}})
+    lab.gateway.start(policy)
+    digest = serve_ftp(lab, lab.client2)
+    for options in ([], ['--disable-epsv'], ['--ftp-port', '-']):
+        assert fetch(lab, lab.outside, WAN, *options) == digest
+
+
+@test(workers=BOTH, rows=(('ipv4', SERVER), ('ipv6', SERVER6)), start=False, kernel=False)
+def tftp(lab, row):
+    """The server answers from a port of its own."""
+    lab.gateway.start(with_helpers(lab.workers, 'tftp'))
+    root = lab.path('tftp')
+    os.makedirs(root)
+    digest = random_file(os.path.join(root, 'data'), 1)
+    for path in (os.path.dirname(root), root):
+        os.chmod(path, 0o755)
+    lab.server.start('in.tftpd', '--foreground', '--address', '[::]:69', '--secure', root, '--user', 'nobody',
+                     log=lab.path('tftpd.log'))
+    wait_for(lambda: listening(lab.server, 'u', 69), 'tftpd')
+    for _ in range(2):
+        assert fetch(lab, lab.client, row[1], '--tftp-blksize', '1024', scheme='tftp') == digest
+
+
+def receive(sock, seconds=1.0):
+    """What arrives at a socket, None if nothing does."""
+    sock.settimeout(seconds)
+    try:
+        return sock.recvfrom(100)[0]
+    except TimeoutError:
+        return None
+
+
+@test(workers=BOTH, start=False, kernel=False,
+      rows=(('everybody', 'endpoint-independent', True, True), ('known-address', 'address-dependent', False, True),
+            ('known-endpoint', 'endpoint-dependent', False, False)))
+def filtering(lab, row):
+    """Endpoint-independent mapping: one outside port for all remotes, open to whom the filtering says."""
+    _, kind, stranger, other_port = row
+    policy = base(lab.workers)
+    policy['nat']['source'][0]['translate'] = {
+        'masquerade': True, 'mapping': 'endpoint-independent', 'filtering': kind}
+    lab.gateway.start(policy)
+    with lab.server:
+        known, known_too = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+        known.bind((SERVER, 6000))
+        known_too.bind((SERVER, 6001))
+    with lab.outside:
+        foreign = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        foreign.bind((OUTSIDE, 6000))
+    with lab.client:
+        inside = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for s in (known, known_too, foreign):
+        s.settimeout(3)
+    inside.sendto(b'hello', (SERVER, 6000))
+    seen = known.recvfrom(100)[1]
+    assert seen[0] == WAN
+    for sock, admitted, who in ((foreign, stranger, 'a stranger'), (known_too, other_port, 'another port'),
+                                (known, True, 'who was sent to')):
+        sock.sendto(who.encode(), seen)
+        got = receive(inside)
+        assert (got == who.encode()) == admitted, '%s: %s' % (who, got)
+    inside.sendto(b'again', (OUTSIDE, 6000))
+    assert foreign.recvfrom(100)[1] == seen, 'the mapping depends on the remote'
+
+
+@test(workers=BOTH, start=False, kernel=False)
+def static(lab):
+    """`nat.static`: an inside host has an outside address of its own, in both directions."""
+    lab.gw.batch(['addr add 198.51.100.9/32 dev wan0'])
+    policy = base(lab.workers)
+    policy['nat']['static'] = [{'name': 'host', 'inside': CLIENT2, 'outside': '198.51.100.9', 'to': 'outside'}]
+    lab.gateway.start(policy)
+    lab.serve(lab.server)
+    lab.serve(lab.client2)
+    for ask in (udp_ask, tcp_ask):
+        assert ask(lab.client2, SERVER)[0] == '198.51.100.9'
+        assert ask(lab.server, '198.51.100.9')[0] == SERVER
+        assert ask(lab.client, SERVER)[0] == WAN

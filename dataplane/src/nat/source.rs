@@ -63,16 +63,14 @@ pub fn source<A: Ip>(
             continue;
         }
         let (first, last) = ports.unwrap_or_else(|| class::<A>(flow.proto, own.sport));
-        let size = u32::from(last - first) + 1;
         let reserved = range.reserved.filter(|_| ports.is_none() && flow.proto != A::ICMP);
+        let choice = Ports::new(first, last, reserved);
+        let size = choice.len();
         let mut attempts = size.min(ATTEMPTS);
         loop {
             let offset = random.draw();
             for i in 0..attempts {
-                let port = first + (offset.wrapping_add(i) % size) as u16;
-                if reserved.is_some_and(|(a, b)| (a..=b).contains(&port)) {
-                    continue;
-                }
+                let port = choice.nth(offset.wrapping_add(i) % size);
                 if let Some(k) = attempt(address, port) {
                     return Some(k);
                 }
@@ -84,6 +82,39 @@ pub fn source<A: Ip>(
         }
     }
     None
+}
+
+/// The ports of a range without those of another, numbered from 0.
+struct Ports {
+    first: u16,
+    last: u16,
+    /// The part of the reserved range that lies within; empty when its ends are out of order.
+    gap: (u16, u16),
+}
+
+impl Ports {
+    fn new(first: u16, last: u16, reserved: Option<(u16, u16)>) -> Self {
+        let gap = match reserved.map(|(a, b)| (a.max(first), b.min(last))) {
+            // Where everything is reserved, that is better than nothing.
+            Some((a, b)) if a <= b && (a, b) != (first, last) => (a, b),
+            _ => (1, 0),
+        };
+        Ports { first, last, gap }
+    }
+
+    fn hidden(&self) -> u32 {
+        if self.gap.0 <= self.gap.1 { u32::from(self.gap.1 - self.gap.0) + 1 } else { 0 }
+    }
+
+    fn len(&self) -> u32 {
+        u32::from(self.last - self.first) + 1 - self.hidden()
+    }
+
+    fn nth(&self, n: u32) -> u16 {
+        let port = u32::from(self.first) + n;
+        let hidden = self.hidden();
+        (if hidden > 0 && port >= u32::from(self.gap.0) { port + hidden } else { port }) as u16
+    }
 }
 
 /// Whether the protocol has something like a source port that can be changed.
@@ -160,6 +191,30 @@ mod tests {
             })
         };
         assert!(next(10).is_some() && next(11).is_some() && next(12).is_none());
+    }
+
+    #[test]
+    fn reserved_ports_are_passed_over() {
+        for (first, last, reserved, all) in [
+            (10, 15, Some((12, 13)), vec![10, 11, 14, 15]),
+            (10, 15, Some((1, 11)), vec![12, 13, 14, 15]),
+            (10, 15, Some((14, 99)), vec![10, 11, 12, 13]),
+            (10, 12, Some((20, 30)), vec![10, 11, 12]),
+            (10, 12, Some((1, 99)), vec![10, 11, 12]),
+            (10, 12, None, vec![10, 11, 12]),
+            (65_534, 65_535, None, vec![65_534, 65_535]),
+        ] {
+            let p = Ports::new(first, last, reserved);
+            assert_eq!((0..p.len()).map(|n| p.nth(n)).collect::<Vec<_>>(), all);
+        }
+        // With most ports reserved a source that must move always finds one.
+        let pool = [(V4(1), V4(1))];
+        let range = Range { addresses: &pool, ports: None, random: false, reserved: Some((1100, 65_000)), moved: None };
+        let mut rng = Random::default();
+        for n in 0..200 {
+            let mut taken = HashSet::from([source(&flow(9, 4000, 17), &range, &mut rng, |_| true).unwrap()]);
+            assert!(source(&flow(n, 4000, 17), &range, &mut rng, |k| taken.insert(*k)).is_some());
+        }
     }
 
     proptest! {

@@ -1,9 +1,13 @@
 """Network namespaces: processes and sockets inside them, and their removal in every case."""
 
+import contextlib
 import ctypes
 import os
+import re
+import shutil
 import signal
 import subprocess
+import tempfile
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
@@ -120,10 +124,17 @@ def end(process, seconds=5):
 
 
 def remove_stale(stem):
-    """Removes namespaces `<stem><pid>-...` whose process is gone: what a killed run left behind."""
-    if not os.path.isdir(_FOLDER):
-        return
-    for name in os.listdir(_FOLDER):
-        pid = name[len(stem):].split('-')[0]
-        if name.startswith(stem) and pid.isdigit() and not os.path.exists('/proc/' + pid):
-            run('ip', 'netns', 'del', name, check=False)
+    """Removes what a killed run left behind: `<stem><pid>-...`, namespaces with their processes, and folders."""
+    for name in _stale(_FOLDER, stem):
+        for pid in run('ip', 'netns', 'pids', name, check=False).stdout.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGTERM)
+        run('ip', 'netns', 'del', name, check=False)
+    for name in _stale(tempfile.gettempdir(), stem):
+        shutil.rmtree(os.path.join(tempfile.gettempdir(), name), ignore_errors=True)
+
+
+def _stale(folder, stem):
+    """Names `<stem><pid>-...` in a folder whose process is gone."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return [n for n in names if (m := re.match(re.escape(stem) + r'(\d+)-', n)) and not os.path.exists('/proc/' + m[1])]

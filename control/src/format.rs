@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::wire::{Connection, Detail, Flow};
+use std::net::IpAddr;
+
+use crate::wire::{Connection, Detail, Expectation, Flow};
 
 impl fmt::Display for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -39,6 +41,23 @@ impl fmt::Display for Flow {
             }
             Detail::None {} => Ok(()),
         }
+    }
+}
+
+/// In the format of `conntrack -L expect`. Source ports and, where anybody may come, addresses have empty masks.
+impl fmt::Display for Expectation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (none, all) = match self.destination {
+            IpAddr::V4(_) => ("0.0.0.0", "255.255.255.255"),
+            IpAddr::V6(_) => ("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+        };
+        let source = self.source.map_or(none.to_owned(), |s| s.to_string());
+        let mask = if self.source.is_some() { all } else { none };
+        write!(f, "{} proto={} src={source} dst={} ", self.timeout, self.protocol_number, self.destination)?;
+        write!(f, "sport=0 dport={} mask-src={mask} mask-dst={all} sport=0 dport=65535 ", self.destination_port)?;
+        let m = &self.master;
+        write!(f, "master-src={} master-dst={} sport={} ", m.source, m.destination, m.source_port)?;
+        write!(f, "dport={} class=0 helper={}", m.destination_port, self.helper)
     }
 }
 

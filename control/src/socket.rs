@@ -15,7 +15,7 @@ use crossbeam::channel::{self, Receiver};
 use dataplane::worker::shared::{Command, Filter as Conditions};
 
 use crate::context::Context;
-use crate::wire::{Filter, Request, Response};
+use crate::wire::{Expectation, Filter, Request, Response};
 use crate::{status, sys};
 
 /// Clients served at the same time.
@@ -136,6 +136,12 @@ fn answer(request: Request, ctx: &Context, out: &mut impl Write) -> io::Result<R
         Request::Count => {
             let counters = ctx.shared.workers.iter().map(|w| &w.counters);
             write(out, &Response::Count(counters.map(|c| c.connections4.get() + c.connections6.get()).sum()))?;
+        }
+        Request::Expectations => {
+            let now = ctx.shared.now();
+            for e in ctx.shared.expectations.list().iter().filter(|e| !e.expires.reached(now)) {
+                write(out, &Response::Expectation(Expectation::new(e, now)))?;
+            }
         }
         Request::List(filter) => return list(&filter, ctx, out),
         Request::Delete(filter) => match delete(&filter, ctx) {

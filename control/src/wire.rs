@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use dataplane::conntrack::Status as Bits;
+use dataplane::conntrack::{Expectation as Expected, Status as Bits, Ticks};
 use dataplane::packet::protocol;
 use dataplane::worker::shared::{ConnectionInfo, Filter as Conditions, FlowInfo};
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,8 @@ pub(crate) enum Request {
     Count,
     /// Delete the connections that meet the conditions.
     Delete(Filter),
+    /// The connections that helpers expect.
+    Expectations,
 }
 
 /// One line of an answer.
@@ -38,6 +40,8 @@ pub(crate) enum Response {
     Count(u64),
     /// Answers [`Request::Delete`]: how many were deleted.
     Deleted(u64),
+    /// One of the expected connections.
+    Expectation(Expectation),
     /// The request cannot be answered, or not to its end.
     Error(String),
     /// The answer is complete.
@@ -191,6 +195,69 @@ pub(crate) enum Detail {
     },
     /// Protocols without ports.
     None {},
+}
+
+/// An expected connection as clients see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Expectation {
+    /// Transport protocol: its name, or `unknown`.
+    pub(crate) protocol: String,
+    /// Transport protocol number.
+    pub(crate) protocol_number: u8,
+    /// Seconds until it is forgotten.
+    pub(crate) timeout: u32,
+    /// Source address of its first packet; absent when it may come from anywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<IpAddr>,
+    /// Destination address of its first packet, before translation.
+    pub(crate) destination: IpAddr,
+    /// Destination port of its first packet, before translation.
+    pub(crate) destination_port: u16,
+    /// Where its destination is translated to.
+    pub(crate) listener: IpAddr,
+    /// The port there.
+    pub(crate) listener_port: u16,
+    /// The connection that announced it.
+    pub(crate) master: Endpoints,
+    /// The helper that read the announcement.
+    pub(crate) helper: String,
+}
+
+/// The endpoints of a connection's original direction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Endpoints {
+    /// Source address.
+    pub(crate) source: IpAddr,
+    /// Destination address.
+    pub(crate) destination: IpAddr,
+    /// Source port.
+    pub(crate) source_port: u16,
+    /// Destination port.
+    pub(crate) destination_port: u16,
+}
+
+impl Expectation {
+    /// As seen at `now`.
+    pub(crate) fn new(e: &Expected, now: Ticks) -> Self {
+        let m = &e.master_flow;
+        Expectation {
+            protocol: protocol::name(e.target.proto).to_owned(),
+            protocol_number: e.target.proto,
+            timeout: e.expires.remaining_ms(now) / 1000,
+            source: e.source,
+            destination: e.target.destination,
+            destination_port: e.target.port,
+            listener: e.listener.0,
+            listener_port: e.listener.1,
+            master: Endpoints {
+                source: m.source.0,
+                destination: m.destination.0,
+                source_port: m.source.1,
+                destination_port: m.destination.1,
+            },
+            helper: e.helper.name().to_owned(),
+        }
+    }
 }
 
 impl From<&ConnectionInfo> for Connection {

@@ -278,6 +278,7 @@ fn static_prefixes_translate_both_ways() {
             name: "static".into(),
             matcher: Match { destination: range("198.51.100.16", "198.51.100.31"), ..Match::default() },
             translate: DestinationTranslation::Prefix(map),
+            source: None,
         },
     );
     let mut g = Gateway::new(1, p, fib());
@@ -348,4 +349,53 @@ fn who_waits_in_vain_for_a_neighbour_is_told() {
     assert_eq!((out[0].0, &out[0].1[20..22]), (LAN, &[3u8, 1][..]));
     assert_eq!(out[0].1[28..], sent[..], "the quote is what the client sent");
     assert_eq!(g.drops(DropReason::NeighbourUnresolved), 1);
+}
+
+#[test]
+fn a_control_line_in_fragments_is_read() {
+    let mut p = policy();
+    p.helpers = vec![(dataplane::helper::HelperKind::Ftp, 21)];
+    let mut g = Gateway::new(1, p, fib());
+    let tcp = |from: &str, to: &str, sport, dport, seq, ack: Option<u32>, syn: bool, payload: &[u8]| {
+        let mut b = PacketBuilder::ipv4(four(from), four(to), 64).tcp(sport, dport, seq, 5000);
+        if let Some(n) = ack {
+            b = b.ack(n);
+        }
+        if syn {
+            b = b.syn();
+        }
+        let mut v = Vec::new();
+        b.write(&mut v, payload).unwrap();
+        v
+    };
+    g.packet(LAN, &tcp(CLIENT, SERVER, 4000, 21, 100, None, true, b""));
+    g.packet(WAN, &tcp(SERVER, OUTSIDE, 21, 4000, 500, Some(101), true, b""));
+    g.packet(LAN, &tcp(CLIENT, SERVER, 4000, 21, 101, Some(501), false, b""));
+    g.packet(LAN, &tcp(CLIENT, SERVER, 4000, 21, 101, Some(501), false, b"USER x\r\n"));
+    let whole = tcp(CLIENT, SERVER, 4000, 21, 109, Some(501), false, b"PORT 10,10,0,2,200,10\r\n");
+    let piece = |from: usize, to: usize, more: bool| {
+        let mut v = whole[..20].to_vec();
+        v.extend(&whole[20 + from..20 + to]);
+        let length = v.len() as u16;
+        v[2..4].copy_from_slice(&length.to_be_bytes());
+        v[6..8].copy_from_slice(&((from / 8) as u16 | if more { 0x2000 } else { 0 }).to_be_bytes());
+        v[10..12].fill(0);
+        let c = dataplane::packet::checksum::checksum(&v[..20]);
+        v[10..12].copy_from_slice(&c.to_be_bytes());
+        v
+    };
+    let end = whole.len() - 20;
+    assert!(g.packet(LAN, &piece(32, end, false)).is_empty());
+    let out = g.packet(LAN, &piece(0, 32, true));
+    assert_eq!(out.len(), 1, "sent on as one segment, as it fits the MTU");
+    assert!(out[0].1.ends_with(b"PORT 198,51,100,1,200,10\r\n"), "{:?}", String::from_utf8_lossy(&out[0].1));
+    let parsed = etherparse::SlicedPacket::from_ip(&out[0].1).unwrap();
+    let (Some(etherparse::NetSlice::Ipv4(ip)), Some(etherparse::TransportSlice::Tcp(t))) =
+        (parsed.net, parsed.transport)
+    else {
+        panic!("not TCP over IPv4")
+    };
+    assert_eq!(ip.header().header_checksum(), ip.header().to_header().calc_header_checksum());
+    assert_eq!(Ok(t.checksum()), t.to_header().calc_checksum_ipv4(&ip.header().to_header(), t.payload()));
+    assert_eq!(g.shared.expectations.len(), 1);
 }

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use dataplane::packet::protocol::has_ports;
-use dataplane::policy::{DestinationNat, DestinationTranslation, Match};
+use dataplane::policy::{DestinationNat, DestinationTranslation, Match, SourceTranslation};
 
 use super::prefix::{Side, prefix};
+use super::source;
 use crate::address::AddressRange;
 use crate::matching::{Family, Place, conditions, confine};
 use crate::names::Names;
@@ -34,7 +35,7 @@ const DESTINATION: Keys = Keys {
     ],
 };
 const TRANSLATE: Keys = Keys {
-    known: &["to", "port", "prefix"],
+    known: &["to", "port", "prefix", "source"],
     foreign: &[
         ("ports", "the first port to translate to is `port`"),
         ("netmap", "prefixes that correspond are `prefix: { from: ..., to: ... }`"),
@@ -50,11 +51,11 @@ pub(super) fn destination<'t>(
     list(report, node, "nat.destination", &DESTINATION, |report, rule, name| {
         let mut matcher = conditions(report, rule, names, Place::DestinationNat);
         let node = rule.require(report, "translate", "a destination translation")?;
-        let translate = match &node.value {
-            Value::Map(_) => map(report, rule, node, &mut matcher),
-            _ => word(report, node),
-        }?;
-        Some(DestinationNat { name, matcher, translate })
+        let (translate, source) = match &node.value {
+            Value::Map(_) => map(report, rule, node, &mut matcher)?,
+            _ => (word(report, node)?, None),
+        };
+        Some(DestinationNat { name, matcher, translate, source })
     })
 }
 
@@ -77,9 +78,25 @@ fn map<'t>(
     rule: &Fields<'_, 't>,
     node: &Node<'t>,
     matcher: &mut Match,
-) -> Option<DestinationTranslation> {
+) -> Option<(DestinationTranslation, Option<SourceTranslation>)> {
     let fields = Fields::of(report, node, "`translate`", &TRANSLATE)?;
-    let Some(node) = fields.get("prefix") else { return backends(report, rule, &fields, matcher) };
+    let translate = match fields.get("prefix") {
+        Some(node) => inward(report, &fields, node, matcher)?,
+        None => backends(report, rule, &fields, matcher)?,
+    };
+    let source = match fields.get("source") {
+        Some(node) => Some(source::translation(report, node, matcher)?),
+        None => None,
+    };
+    Some((translate, source))
+}
+
+fn inward<'t>(
+    report: &mut Report<'t>,
+    fields: &Fields<'_, 't>,
+    node: &Node<'t>,
+    matcher: &mut Match,
+) -> Option<DestinationTranslation> {
     for key in ["to", "port"] {
         if let Some(at) = fields.key_at(key) {
             let help = "a prefix translates addresses one to one and keeps ports";

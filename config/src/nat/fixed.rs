@@ -69,6 +69,7 @@ fn rules(Placed { rule: Fixed { name, to, pair }, at }: Placed<Fixed>) -> (Place
         name,
         matcher: Match { destination: set(pair.b), ..Match::default() },
         translate: DestinationTranslation::Prefix(map),
+        source: None,
     };
     (Placed { rule: source, at }, Placed { rule: destination, at })
 }

@@ -48,12 +48,21 @@ pub(super) fn source<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>, names
     list(report, node, "nat.source", &SOURCE, |report, rule, name| {
         let mut matcher = conditions(report, rule, names, Place::SourceNat);
         let node = rule.require(report, "translate", "a source translation")?;
-        let translate = match &node.value {
-            Value::Map(_) => map(report, node, &mut matcher),
-            _ => word(report, node),
-        }?;
+        let translate = translation(report, node, &mut matcher)?;
         Some(SourceNat { name, matcher, translate })
     })
+}
+
+/// Reads how a source is translated, and confines the match to the family of that translation.
+pub(super) fn translation<'t>(
+    report: &mut Report<'t>,
+    node: &Node<'t>,
+    matcher: &mut Match,
+) -> Option<SourceTranslation> {
+    match &node.value {
+        Value::Map(_) => map(report, node, matcher),
+        _ => word(report, node),
+    }
 }
 
 fn word<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<SourceTranslation> {

@@ -32,6 +32,11 @@ pub(super) enum Verb {
         #[command(flatten)]
         client: Client,
     },
+    /// List the connections that helpers expect, one a line
+    Expectations {
+        #[command(flatten)]
+        client: Client,
+    },
     /// Delete all connections
     Flush {
         #[command(flatten)]
@@ -104,6 +109,7 @@ pub(super) fn run(verb: Verb) -> anyhow::Result<ExitCode> {
                 _ => Ok(()),
             })?;
         }
+        Verb::Expectations { client } => expectations(&client)?,
         Verb::Delete { filter, client } => delete(filter.into(), &client)?,
         Verb::Flush { client } => delete(Filter::default(), &client)?,
     }
@@ -126,6 +132,24 @@ fn list(filter: Filter, client: &Client) -> anyhow::Result<()> {
     out.flush()?;
     if !client.json {
         eprintln!("{shown} connections have been shown.");
+    }
+    Ok(())
+}
+
+fn expectations(client: &Client) -> anyhow::Result<()> {
+    let mut shown = 0u64;
+    ask(&client.socket, &Request::Expectations, |r| {
+        if let Response::Expectation(e) = r {
+            shown += 1;
+            match client.json {
+                true => print(&mut stdout(), serde_json::to_string(&e)?)?,
+                false => print(&mut stdout(), e)?,
+            }
+        }
+        Ok(())
+    })?;
+    if !client.json {
+        eprintln!("{shown} expectations have been shown.");
     }
     Ok(())
 }

@@ -18,10 +18,12 @@ pub(super) fn is_translated(policy: &Policy, interfaces: &[Interface], a: IpAddr
     if matches!(a, IpAddr::V6(x) if x.is_unicast_link_local()) {
         return false;
     }
-    let mut rules = policy.source_nat.iter().filter(|rule| concerns(&rule.matcher, a.is_ipv4()));
-    let source = rules.any(|rule| match &rule.translate {
+    let by_source = policy.source_nat.iter().map(|rule| (&rule.matcher, &rule.translate));
+    let by_destination = policy.destination_nat.iter().filter_map(|rule| Some((&rule.matcher, rule.source.as_ref()?)));
+    let mut rules = by_source.chain(by_destination).filter(|(matcher, _)| concerns(matcher, a.is_ipv4()));
+    let source = rules.any(|(matcher, translate)| match translate {
         SourceTranslation::None => false,
-        SourceTranslation::Masquerade(_) => interfaces.iter().any(|i| carries(i, a) && leads_to(&rule.matcher, i)),
+        SourceTranslation::Masquerade(_) => interfaces.iter().any(|i| carries(i, a) && leads_to(matcher, i)),
         SourceTranslation::Pool { addresses, .. } => addresses.iter().any(|(first, last)| *first <= a && a <= *last),
         SourceTranslation::Prefix(map) => outside(map, a),
     });
@@ -135,6 +137,7 @@ mod tests {
             name: "d".into(),
             matcher: Match { destination: Some(AddressSet::new([range])), ..Match::default() },
             translate: DestinationTranslation::To { addresses: vec!["10.0.0.2".parse().unwrap()], port: None },
+            source: None,
         });
         p.source_nat.clear();
         assert!(is_translated(&p, &[], "203.0.113.15".parse().unwrap()));
@@ -164,6 +167,7 @@ mod tests {
                 ..Match::default()
             },
             translate: DestinationTranslation::To { addresses: vec!["10.0.0.2".parse().unwrap()], port: None },
+            source: None,
         };
         for (zones, expected) in [(Zones(0b11), true), (Zones(0b10), false)] {
             let p = Policy { destination_nat: vec![forward(zones)], ..Policy::default() };
@@ -191,6 +195,7 @@ mod tests {
                 name: "d".into(),
                 matcher: Match::default(),
                 translate: DestinationTranslation::Prefix(map),
+                source: None,
             };
             let p = Policy { destination_nat: vec![destination], ..Policy::default() };
             assert!(is_translated(&p, &[], ip(yes)) && !is_translated(&p, &[], ip(no)));

@@ -31,6 +31,15 @@ pub struct Master {
     pub hash: u64,
 }
 
+/// The master connection's original tuple, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MasterFlow {
+    /// Source address and port.
+    pub source: (IpAddr, u16),
+    /// Destination address and port.
+    pub destination: (IpAddr, u16),
+}
+
 /// An announced connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expectation {
@@ -46,6 +55,10 @@ pub struct Expectation {
     pub helper: HelperKind,
     /// The connection that announced it.
     pub master: Master,
+    /// How that connection is listed.
+    pub master_flow: MasterFlow,
+    /// The mark of that connection, which the announced one inherits.
+    pub mark: u32,
     /// When it is forgotten.
     pub expires: Ticks,
 }

@@ -12,7 +12,7 @@ mod timeouts;
 mod tuple;
 
 pub use connection::{Connection, CtState, Private, Status};
-pub use expectation::{Expectation, Expectations, ExpectedTarget, Master};
+pub use expectation::{Expectation, Expectations, ExpectedTarget, Master, MasterFlow};
 pub use sctp::{SctpPacket, SctpTrack};
 pub use slab::{Slab, SlabView};
 pub use table::Table;

@@ -75,6 +75,10 @@ pub trait Ip: Address + FibFamily {
     /// transport checksums, which cover the addresses in their pseudo header.
     fn rewrite(frame: &mut [u8], l3: usize, src: Self, dst: Self) -> Delta;
 
+    /// Makes the header of a datagram's first fragment that of the whole, `length` bytes long with its header,
+    /// where that takes no more than other values in its fields. False, and nothing done, where it takes more.
+    fn make_whole(frame: &mut [u8], l3: usize, length: u16) -> bool;
+
     /// Takes one from the TTL, which is not 0, and updates the header checksum.
     fn decrement_ttl(frame: &mut [u8], l3: usize);
 

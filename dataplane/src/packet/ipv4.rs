@@ -89,6 +89,18 @@ impl Ip for V4 {
         delta
     }
 
+    fn make_whole(frame: &mut [u8], l3: usize, length: u16) -> bool {
+        let h = &mut frame[l3..l3 + MIN_HEADER];
+        let change = Delta::new(u64::from(be16(h, 2)), u64::from(length))
+            .and(Delta::new(u64::from(be16(h, 6)), u64::from(be16(h, 6) & 0xc000)));
+        let c = change.apply(be16(h, 10));
+        put16(h, 2, length);
+        let flags = be16(h, 6) & 0xc000;
+        put16(h, 6, flags);
+        put16(h, 10, c);
+        true
+    }
+
     #[inline]
     fn decrement_ttl(frame: &mut [u8], l3: usize) {
         let h = &mut frame[l3..l3 + MIN_HEADER];

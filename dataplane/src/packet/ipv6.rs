@@ -89,6 +89,10 @@ impl Ip for V6 {
         delta
     }
 
+    fn make_whole(_: &mut [u8], _: usize, _: u16) -> bool {
+        false
+    }
+
     #[inline]
     fn decrement_ttl(frame: &mut [u8], l3: usize) {
         frame[l3 + 7] -= 1;

@@ -125,7 +125,7 @@ pub enum TrackingAction {
 }
 
 /// A destination translation.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct DestinationNat {
     /// The rule's name in the policy file.
     pub name: String,
@@ -133,12 +133,15 @@ pub struct DestinationNat {
     pub matcher: Match,
     /// The translation.
     pub translate: DestinationTranslation,
+    /// How the source of the same connections is translated; `None` leaves that to the source translations.
+    pub source: Option<SourceTranslation>,
 }
 
 /// How a destination address is translated.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum DestinationTranslation {
     /// Not at all; ends the search.
+    #[default]
     None,
     /// To a backend.
     To {

@@ -3,7 +3,7 @@
 use super::core::Core;
 use super::family::{Family, Member, Packet};
 use super::reason::DropReason;
-use crate::conntrack::{Direction, Expectation, ExpectedTarget, Master, Status};
+use crate::conntrack::{Connection, Direction, Expectation, ExpectedTarget, Master, MasterFlow, Status};
 use crate::helper::sequence::SequenceOffsets;
 use crate::helper::{Announcement, Format, HelperKind, HelperState, Inspection, Opener, View, mangle};
 use crate::io::{Frame, Port};
@@ -54,7 +54,7 @@ pub(super) fn read<P: Port, A: Member>(
     let Some(e) = t.extensions.get_mut(&slot) else { return Ok(()) };
     let frame = w.pool.bytes(p.frame);
     let seq = if c.proto == protocol::TCP { be32(frame, usize::from(p.headers.l4) + 4) } else { 0 };
-    // A control line that came in fragments is beyond reading; its connection goes on without it.
+    // What came in fragments and could not be put together is beyond reading; its connection goes on without it.
     let payload = mangle::payload_range(frame, &p.headers).filter(|r| p.later == 0 && !r.is_empty());
     if let Some(range) = payload {
         let (own, other) = (c.tuple(d), c.tuple(d.other()));
@@ -71,9 +71,7 @@ pub(super) fn read<P: Port, A: Member>(
             Inspection::Nothing => {}
             Inspection::Drop => return Err(DropReason::Helper),
             Inspection::Announce(a) => {
-                let master = Master { worker: w.id, hash: c.key(Direction::Original).hash(&w.shared.keys) };
-                let translated = c.status.intersects(Status::ANY_NAT);
-                let told = expect(w, &a, e.helper.kind(), master, own, other, translated)?;
+                let told = expect(w, &a, e.helper.kind(), &c, d)?;
                 if let Some((address, port)) = told {
                     let text = a.format.render(address, port).ok_or(DropReason::Helper)?;
                     let room = w.pool.frame_size() - u32::from(p.frame.offset);
@@ -102,11 +100,14 @@ fn expect<P: Port, A: Member>(
     w: &Core<P>,
     a: &Announcement,
     helper: HelperKind,
-    master: Master,
-    own: &crate::conntrack::Tuple<A>,
-    other: &crate::conntrack::Tuple<A>,
-    translated: bool,
+    c: &Connection<A>,
+    d: Direction,
 ) -> Result<Option<(std::net::IpAddr, u16)>, DropReason> {
+    let master = Master { worker: w.id, hash: c.key(Direction::Original).hash(&w.shared.keys) };
+    let translated = c.status.intersects(Status::ANY_NAT);
+    let (own, other) = (c.tuple(d), c.tuple(d.other()));
+    let t = &c.original;
+    let master_flow = MasterFlow { source: (t.src.ip(), t.sport), destination: (t.dst.ip(), t.dport) };
     let properties = helper.properties();
     w.shared.expectations.limit(master, properties.max_expected);
     let outside = if translated { other.dst.ip() } else { a.address };
@@ -120,6 +121,8 @@ fn expect<P: Port, A: Member>(
         source_to: translated.then_some(own.dst.ip()).filter(|_| a.opener == Opener::OtherEnd),
         helper,
         master,
+        master_flow,
+        mark: c.mark,
         expires: w.now.after(properties.timeout),
     };
     if a.format == Format::Unwritten {

@@ -17,6 +17,8 @@ pub(super) struct Destination<A> {
     pub(super) announced: Option<Expectation>,
     /// An endpoint-independent mapping admitted it.
     pub(super) mapped: bool,
+    /// Index of the destination translation that was applied.
+    rule: Option<usize>,
 }
 
 /// How a connection's source is translated.
@@ -42,7 +44,7 @@ pub(super) fn destination<P: Port, A: Member>(
     key: &Key<A>,
     facts: &mut Facts<A>,
 ) -> Result<Destination<A>, DropReason> {
-    let mut to = Destination { flow: *key, announced: None, mapped: false };
+    let mut to = Destination { flow: *key, announced: None, mapped: false, rule: None };
     let t = &key.tuple;
     let target = ExpectedTarget { proto: key.proto, destination: t.dst.ip(), port: t.dport };
     let outside = Endpoint { address: t.dst, port: t.dport, proto: key.proto };
@@ -50,14 +52,16 @@ pub(super) fn destination<P: Port, A: Member>(
         let (address, port) = e.listener;
         to.flow.tuple.dst = A::from_ip(address).ok_or(DropReason::NatNoAddress)?;
         to.flow.tuple.dport = port;
+        facts.mark = e.mark;
         to.announced = Some(e);
     } else if protocol::has_ports(key.proto)
         && let Some(source) = A::mappings(&w.shared).inbound(&outside, t.src)
     {
         (to.flow.tuple.dst, to.flow.tuple.dport) = (source.address, source.port);
         to.mapped = true;
-    } else if let Some(rule) = w.snapshot.policy.destination_nat.iter().find(|r| r.matcher.matches(facts)) {
-        to.flow = nat::destination(rule, key).ok_or(DropReason::NatNoAddress)?;
+    } else if let Some(i) = w.snapshot.policy.destination_nat.iter().position(|r| r.matcher.matches(facts)) {
+        to.flow = nat::destination(&w.snapshot.policy.destination_nat[i], key).ok_or(DropReason::NatNoAddress)?;
+        to.rule = Some(i);
     }
     if to.announced.is_some() || to.mapped {
         // Announced by the connection that made the mapping, as much as by a helper's.
@@ -84,7 +88,9 @@ pub(super) fn source<P: Port, A: Member>(
 ) -> Result<Source<A>, DropReason> {
     let flow = &to.flow;
     let own = flow.tuple.src;
-    let rules = &w.snapshot.policy.source_nat;
+    let policy = &w.snapshot.policy;
+    let both_ends = to.rule.and_then(|i| policy.destination_nat.get(i)?.source.as_ref());
+    let by_rule = || policy.source_nat.iter().find(|r| r.matcher.matches(facts)).map(|r| &r.translate);
     // A forward that turns round on the interface it came from would be answered past the gateway.
     let hairpin = facts.status.contains(Status::DST_NAT) && egress == p.interface;
     let keep = PortChoice::default();
@@ -95,7 +101,7 @@ pub(super) fn source<P: Port, A: Member>(
         let a = e.source_to.and_then(A::from_ip).unwrap_or(own);
         (vec![(a, a)], keep)
     } else {
-        match rules.iter().find(|r| r.matcher.matches(facts)).map(|r| &r.translate) {
+        match both_ends.or_else(by_rule) {
             Some(SourceTranslation::Masquerade(choice)) => (masquerade(w, egress, next)?, *choice),
             Some(SourceTranslation::Pool { addresses, choice }) => {
                 let family = |(a, b): &(_, _)| Some((A::from_ip(*a)?, A::from_ip(*b)?));

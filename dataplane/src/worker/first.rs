@@ -49,7 +49,7 @@ pub(super) fn first<P: Port, A: Member>(
     check_exit(w, t, p, hop)?;
     facts.to = w.snapshot.fib.interfaces.get(usize::from(interface)).map(|i| i.zone);
     let rule = admit(w, p, &facts)?;
-    facts.mark = w.snapshot.policy.rules.get(usize::from(rule)).and_then(|r| r.mark).unwrap_or(0);
+    facts.mark = w.snapshot.policy.rules.get(usize::from(rule)).and_then(|r| r.mark).unwrap_or(facts.mark);
 
     // From here on the connection holds what must be given back when it is not confirmed.
     let mut c = Connection::new(*key, *key, private);

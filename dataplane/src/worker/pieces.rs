@@ -3,11 +3,12 @@
 use super::core::Core;
 use super::emit;
 use super::family::{Family, Member, Packet};
-use super::path::{Decision, Step, decide};
+use super::path::{Decision, Step, decide, forward};
 use super::reason::DropReason;
 use super::shared::Handed;
+use crate::conntrack::Status;
 use crate::conntrack::fragment::{Collected, Fragments, Piece};
-use crate::io::Port;
+use crate::io::{Frame, Port};
 use crate::packet::transport::{self, ChecksumState, Transport};
 use crate::packet::{FragmentInfo, Headers, checksum, protocol};
 
@@ -74,7 +75,33 @@ fn complete<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A
         whole.found = t.table.lookup(&t.slab, whole.hash, key);
         whole.changes = t.table.changes();
     }
+    if whole.found.is_some_and(|(slot, _)| t.slab.get(slot).status.contains(Status::HELPER))
+        && join(w, &mut whole, pieces)
+    {
+        return forward(w, t, &mut whole);
+    }
     datagram(w, t, &mut whole, pieces);
+}
+
+/// Puts the pieces together in the first one's frame, for a helper that must read the payload. False, and
+/// nothing done, where the frame is too small or the family keeps its fragments in a header of their own.
+fn join<P: Port, A: Member>(w: &mut Core<P>, p: &mut Packet<A>, pieces: &[Piece<A>]) -> bool {
+    let room = w.pool.frame_size() - u32::from(p.frame.offset);
+    let end = u32::from(p.headers.end) + p.later;
+    let length = end - u32::from(p.headers.l3);
+    let joined = Frame { len: end as u16, ..p.frame };
+    if end > room || !A::make_whole(w.pool.bytes_mut(p.frame), usize::from(p.headers.l3), length as u16) {
+        return false;
+    }
+    let mut at = usize::from(p.headers.end);
+    for x in &pieces[1..] {
+        let payload = w.pool.bytes(x.frame)[usize::from(x.headers.l4)..usize::from(x.headers.end)].to_vec();
+        w.pool.bytes_mut(joined)[at..at + payload.len()].copy_from_slice(&payload);
+        at += payload.len();
+        w.pool.give(x.frame);
+    }
+    (p.frame, p.headers.end, p.later, p.longest) = (joined, end as u16, 0, 0);
+    true
 }
 
 /// Takes a datagram that came in pieces all the way; they share the decision about the first.

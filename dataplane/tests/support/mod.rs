@@ -63,6 +63,7 @@ pub fn policy() -> Policy {
             ..Match::default()
         },
         translate: DestinationTranslation::To { addresses: vec![ip(CLIENT)], port: Some(to) },
+        source: None,
     };
     Policy {
         zones: vec!["inside".into(), "outside".into()],

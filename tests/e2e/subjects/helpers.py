@@ -1,6 +1,9 @@
 """Helpers: connections that FTP and TFTP announce inside their payload, by real servers and clients."""
 
+import ftplib
+import json
 import os
+import re
 import socket
 
 from lab.policy import *
@@ -105,6 +108,52 @@ def tftp(lab, row):
     wait_for(lambda: listening(lab.server, 'u', 69), 'tftpd')
     for _ in range(2):
         assert fetch(lab, lab.client, row[1], '--tftp-blksize', '1024', scheme='tftp') == digest
+
+
+EXPECTED = re.compile(
+    r'(\d+) proto=6 src=%s dst=%s sport=0 dport=(\d+) mask-src=255\.255\.255\.255 mask-dst=255\.255\.255\.255 '
+    r'sport=0 dport=65535 master-src=%s master-dst=%s sport=\d+ dport=21 class=0 helper=ftp'
+    % tuple(re.escape(a) for a in (CLIENT, SERVER, CLIENT, SERVER)))
+
+
+@test(workers=BOTH, start=False, kernel=False)
+def expectations(lab):
+    """What a server announces is listed until it is used; the announced connection inherits the mark."""
+    policy = with_helpers(lab.workers, 'ftp')
+    policy['policy']['rules'].insert(0, {'name': 'control', 'match': {'protocol': 'tcp', 'port': 21},
+                                         'action': 'accept', 'mark': 7})
+    lab.gateway.start(policy)
+    serve_ftp(lab, lab.server)
+
+    def listed(*words):
+        return lab.gateway.cli('conntrack', 'expectations', *words).stdout.splitlines()
+
+    assert listed() == []
+    with lab.client:
+        control = ftplib.FTP(SERVER, timeout=10)
+    control.login()
+    host, port = control.makepasv()
+    lines = listed()
+    match = EXPECTED.fullmatch(lines[0]) if len(lines) == 1 else None
+    assert match and 290 <= int(match[1]) <= 300 and int(match[2]) == port, lines
+    told = json.loads(listed('--json')[0])
+    assert (told['listener'], told['listener_port'], told['helper']) == (SERVER, port, 'ftp'), told
+    with lab.client:
+        data = socket.create_connection((host, port), timeout=10)
+    assert listed() == [], 'it is used once'
+    marked = lab.gateway.conntrack('--dport', str(port))
+    assert len(marked) == 1 and ' mark=7 ' in marked[0], marked
+    data.close()
+    control.close()
+    # A command that is not finished; the expectation goes with its master.
+    with lab.client:
+        control = ftplib.FTP(SERVER, timeout=10)
+    control.login()
+    control.makepasv()
+    assert len(listed()) == 1
+    lab.gateway.cli('conntrack', 'delete', '--dport', '21')
+    assert listed() == []
+    control.close()
 
 
 def receive(sock, seconds=1.0):

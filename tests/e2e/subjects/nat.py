@@ -132,6 +132,24 @@ def hairpin(lab):
     assert tcp_ask(lab.client2, WAN, FORWARD_ECHO)[0] == LAN, 'the server cannot reach itself by the outside address'
 
 
+@test(workers=BOTH, start=False, kernel=False,
+      rows=(('masquerade', 'masquerade', LAN), ('pool', {'pool': '10.10.0.200', 'ports': '20000-20999'}, '10.10.0.200'),
+            ('none', 'none', SERVER)))
+def both_ends(lab, row):
+    """One rule translates destination and source; without it the source would stay as it is."""
+    _, source, expected = row
+    lab.gw.batch(['addr add 10.10.0.200/32 dev lan0'])
+    policy = base(lab.workers)
+    for rule in policy['nat']['destination']:
+        rule['translate']['source'] = source
+    lab.gateway.start(policy)
+    lab.serve(lab.client2)
+    for ask in (udp_ask, tcp_ask):
+        address, port = ask(lab.server, WAN, FORWARD_ECHO)
+        assert address == expected, 'the inside server sees %s' % address
+        assert expected != '10.10.0.200' or 20000 <= port <= 20999, port
+
+
 def with_source(workers, *rules):
     """The usual policy with other source translations."""
     policy = base(workers)

@@ -18,6 +18,8 @@ pub enum Problem {
     Prohibited,
     /// A rule rejects it as if the port were closed.
     PortUnreachable,
+    /// Its IP header is wrong at this byte.
+    Parameter(u8),
 }
 
 impl Problem {
@@ -30,12 +32,14 @@ impl Problem {
             (Problem::HostUnreachable, false) => (3, 1),
             (Problem::Prohibited, false) => (3, 13),
             (Problem::PortUnreachable, false) => (3, 3),
+            (Problem::Parameter(_), false) => (12, 0),
             (Problem::TimeExceeded, true) => (3, 0),
             (Problem::TooBig(_), true) => (2, 0),
             (Problem::NoRoute, true) => (1, 0),
             (Problem::HostUnreachable, true) => (1, 3),
             (Problem::Prohibited, true) => (1, 1),
             (Problem::PortUnreachable, true) => (1, 4),
+            (Problem::Parameter(_), true) => (4, 0),
         }
     }
 }
@@ -72,8 +76,11 @@ pub fn build_error<A: Ip>(out: &mut [u8], frame: &[u8], h: &Headers<A>, from: A,
     out[l4..l4 + 8].fill(0);
     out[l4] = kind;
     out[l4 + 1] = code;
-    if let Problem::TooBig(mtu) = problem {
-        put16(out, l4 + 6, mtu);
+    match problem {
+        Problem::TooBig(mtu) => put16(out, l4 + 6, mtu),
+        // A pointer of 8 bits (RFC 792), or of 32 (RFC 4443 3.4).
+        Problem::Parameter(at) => out[l4 + if A::V6 { 7 } else { 4 }] = at,
+        _ => {}
     }
     let l3 = usize::from(h.l3);
     out[l4 + 8..end].copy_from_slice(&frame[l3..l3 + quote]);

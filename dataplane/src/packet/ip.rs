@@ -64,6 +64,10 @@ pub trait Ip: Address + FibFamily {
     /// The reason to drop it.
     fn parse(frame: &[u8], l3: usize) -> Result<Headers<Self>, DropReason>;
 
+    /// Where in the IP header of a packet that was refused for its options the one begins whose length does
+    /// not add up: what an ICMP parameter problem points at.
+    fn faulty_option(frame: &[u8], h: &Headers<Self>) -> Option<u8>;
+
     /// Parses a packet quoted in an ICMP error: lengths may exceed what is quoted and checksums are
     /// not verified (RFC 5508 REQ-3c). `end` is the end of the quote. Never panics.
     fn parse_quote(frame: &[u8], l3: usize, end: usize) -> Option<Headers<Self>>;

@@ -29,20 +29,26 @@ fn parse(frame: &[u8], l3: usize) -> Option<(Headers<V4>, usize)> {
     Some((headers, total))
 }
 
-/// Refuses source routing (RFC 7126 3.3 and 3.4) and options whose lengths do not add up.
-fn check_options(options: &[u8]) -> Result<(), DropReason> {
-    let mut o = options;
-    while let Some(&kind) = o.first() {
-        let len = match kind {
+/// An option that keeps a packet from being forwarded.
+enum BadOption {
+    /// Source routing (RFC 7126 3.3 and 3.4).
+    SourceRoute,
+    /// The length of the option at this place among the options does not add up.
+    Length(usize),
+}
+
+fn check_options(options: &[u8]) -> Result<(), BadOption> {
+    let mut at = 0;
+    while let Some(&kind) = options.get(at) {
+        at += match kind {
             0 => return Ok(()),
             1 => 1,
-            131 | 137 => return Err(DropReason::IpOption),
-            _ => match o.get(1) {
-                Some(&n) if n >= 2 => usize::from(n),
-                _ => return Err(DropReason::IpOption),
+            131 | 137 => return Err(BadOption::SourceRoute),
+            _ => match options.get(at + 1) {
+                Some(&n) if n >= 2 && at + usize::from(n) <= options.len() => usize::from(n),
+                _ => return Err(BadOption::Length(at)),
             },
         };
-        o = o.get(len..).ok_or(DropReason::IpOption)?;
     }
     Ok(())
 }
@@ -63,9 +69,17 @@ impl Ip for V4 {
             return Err(DropReason::IpChecksum);
         }
         if header.len() > MIN_HEADER {
-            check_options(&header[MIN_HEADER..])?;
+            check_options(&header[MIN_HEADER..]).map_err(|_| DropReason::IpOption)?;
         }
         Ok(h)
+    }
+
+    fn faulty_option(frame: &[u8], h: &Headers<V4>) -> Option<u8> {
+        let options = &frame[usize::from(h.l3) + MIN_HEADER..usize::from(h.l4)];
+        match check_options(options) {
+            Err(BadOption::Length(at)) => Some((MIN_HEADER + at) as u8),
+            Err(BadOption::SourceRoute) | Ok(()) => None,
+        }
     }
 
     fn parse_quote(frame: &[u8], l3: usize, end: usize) -> Option<Headers<V4>> {

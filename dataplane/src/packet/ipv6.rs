@@ -72,6 +72,11 @@ impl Ip for V6 {
         parse(frame, l3, frame.len(), false).ok_or(DropReason::Malformed)
     }
 
+    /// Extension headers are not options of this kind: a packet in which they do not add up is malformed.
+    fn faulty_option(_frame: &[u8], _h: &Headers<V6>) -> Option<u8> {
+        None
+    }
+
     fn parse_quote(frame: &[u8], l3: usize, end: usize) -> Option<Headers<V6>> {
         parse(frame.get(..end)?, l3, end, true)
     }

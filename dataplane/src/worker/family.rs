@@ -40,6 +40,22 @@ pub(super) struct Packet<A> {
 }
 
 impl<A> Packet<A> {
+    /// A whole packet for which no connection has been looked for.
+    pub(super) fn new(frame: Frame, interface: InterfaceId, headers: Headers<A>, transport: Transport<A>) -> Self {
+        Packet {
+            frame,
+            interface,
+            handed: Handed::No,
+            headers,
+            transport,
+            hash: 0,
+            found: None,
+            changes: 0,
+            later: 0,
+            longest: 0,
+        }
+    }
+
     /// Length as connections count it: all of the datagram, one IP header.
     #[inline]
     pub(super) fn bytes(&self) -> u64 {

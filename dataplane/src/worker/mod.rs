@@ -12,6 +12,7 @@ mod family;
 mod first;
 mod limits;
 mod neighbour;
+mod options;
 mod path;
 mod pieces;
 mod reason;

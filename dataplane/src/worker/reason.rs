@@ -31,7 +31,7 @@ reasons! {
     Malformed = "malformed",
     /// The IPv4 header checksum is wrong.
     IpChecksum = "ip_checksum",
-    /// An IP option that is refused (source route), or options that cannot be parsed.
+    /// An IP option that is refused (source route), or options whose lengths do not add up, which the sender is told.
     IpOption = "ip_option",
     /// A source address no host may have (loopback, multicast, broadcast, unspecified, the gateway's own).
     MartianSource = "martian_source",

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::core::Core;
 use super::family::{Families, Family, Member, Packet};
+use super::options;
 use super::path;
 use super::reason::DropReason;
 use super::shared::{Handed, Shared};
@@ -282,7 +283,10 @@ fn stage_one<P: Port, A: Member>(
 ) -> Result<(), DropReason> {
     let t = A::of(families);
     let b = w.pool.bytes(f);
-    let headers = A::parse(b, ETHERNET)?;
+    let headers = match A::parse(b, ETHERNET) {
+        Err(DropReason::IpOption) => return options::refuse::<P, A>(w, f, interface),
+        parsed => parsed?,
+    };
     if headers.src.is_martian_source() {
         return Err(DropReason::MartianSource);
     }
@@ -311,18 +315,7 @@ fn stage_one<P: Port, A: Member>(
         }
         _ => 0,
     };
-    t.burst.push(Packet {
-        frame: f,
-        interface,
-        handed,
-        headers,
-        transport,
-        hash,
-        found: None,
-        changes: 0,
-        later: 0,
-        longest: 0,
-    });
+    t.burst.push(Packet { handed, hash, ..Packet::new(f, interface, headers, transport) });
     Ok(())
 }
 

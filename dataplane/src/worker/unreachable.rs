@@ -5,7 +5,6 @@ use super::error;
 use super::family::{Family, Member, Packet};
 use super::neighbour::Waiting;
 use super::reason::DropReason;
-use super::shared::Handed;
 use crate::conntrack::Status;
 use crate::io::Port;
 use crate::packet::ETHERNET;
@@ -24,18 +23,8 @@ pub(super) fn give_up<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, x:
 fn as_received<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, x: &Waiting) -> Option<Packet<A>> {
     let own = w.snapshot.fib.interfaces.get(usize::from(x.interface))?.mac;
     let headers = A::parse(w.pool.bytes(x.frame), ETHERNET).ok()?;
-    let mut p = Packet {
-        frame: x.frame,
-        interface: x.interface,
-        handed: Handed::No,
-        transport: transport::classify(w.pool.bytes(x.frame), &headers),
-        headers,
-        hash: 0,
-        found: None,
-        changes: 0,
-        later: 0,
-        longest: 0,
-    };
+    let transport = transport::classify(w.pool.bytes(x.frame), &headers);
+    let mut p = Packet::new(x.frame, x.interface, headers, transport);
     if let Transport::Flow(key) = p.transport
         && let Some((slot, back)) = t.lookup(w, &key.inverse()?)
         && let c = t.slab.get(slot)

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import socket
+import struct
 
 from lab.policy import *
 from lab.programs import (curl, iperf3, ping, random_file, sha256, tcp_ask, traceroute, transfer, udp_ask, udp_socket,
@@ -42,6 +44,25 @@ def ttl_expires_towards_the_inside(lab):
     lab.serve(lab.client2)
     hops = traceroute(lab.server, WAN, '-T', '-p', FORWARD_ECHO, '-q', 1)
     assert hops == [WAN, WAN], 'hops: %s' % hops
+
+
+@test(workers=BOTH, rows=[('transit', SERVER, LAN), ('to_the_gateway', WAN, WAN)])
+def malformed_options(lab, row):
+    """An IP option whose length does not add up: the sender is told where it stands."""
+    _, address, gateway = row
+    options = bytes([1, 68, 40, 5])
+    header = struct.pack('!BBHHHBBH4s4s', 0x46, 0, 0, 0, 0, 64, socket.IPPROTO_UDP, 0, socket.inet_aton(CLIENT),
+                         socket.inet_aton(address)) + options
+    with lab.client:
+        out = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        errors = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    with out, errors:
+        errors.settimeout(3)
+        out.sendto(header + struct.pack('!HHHH', 4000, ECHO, 8, 0), (address, 0))
+        answer, source = errors.recvfrom(1000)
+    kind, code, _, pointer = struct.unpack_from('!BBHB', answer, 20)
+    assert (source[0], kind, code, pointer) == (gateway, 12, 0, 21), (source, answer[20:].hex())
+    assert answer[48:].startswith(options), 'the quote: ' + answer[28:].hex()
 
 
 @test(workers=BOTH, rows=[('v4', SERVER, 1372), ('v6', SERVER6, 1352)], wan_mtu=1400)

@@ -110,6 +110,7 @@ pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>) -> Option<Co
             max_connections: conntrack.max_connections,
             strict_reverse_path,
             icmp_errors_per_second,
+            ..Policy::default()
         },
         workers,
         io,

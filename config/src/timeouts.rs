@@ -7,8 +7,8 @@ use crate::read::{Fields, Keys, choice, scalar};
 use crate::report::Report;
 use crate::yaml::{Node, Value};
 
-/// The most different timeouts of rules: a rule names its own in 8 bits, and 0 are those of all.
-const MAX_OF_RULES: usize = 255;
+/// The most different timeouts of rules, beside those of all.
+const MAX_OF_RULES: usize = dataplane::policy::TIMEOUTS - 1;
 
 const TIMEOUTS: Keys = Keys {
     known: &[

@@ -126,11 +126,11 @@ fn too_many_timeouts_of_rules() {
             .collect();
         format!("{HEAD}conntrack: {{ timeouts: {{ udp: 1h }} }}\npolicy:\n  rules:\n{rules}")
     };
-    let policy = parse("p", &with(255)).expect("255 fit").config.policy;
-    assert_eq!((policy.timeouts.len(), policy.rules[254].timeouts, policy.rules[255].timeouts), (256, 255, 1));
-    let d = faults(&with(256));
+    let policy = parse("p", &with(127)).expect("127 fit").config.policy;
+    assert_eq!((policy.timeouts.len(), policy.rules[126].timeouts, policy.rules[127].timeouts), (128, 127, 1));
+    let d = faults(&with(128));
     assert_eq!(d.diagnostics.len(), 1);
-    assert!(row(&d.diagnostics[0]).contains(" more than 255 different `timeouts` of rules | "), "{d}");
+    assert!(row(&d.diagnostics[0]).contains(" more than 127 different `timeouts` of rules | "), "{d}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The immutable state that the control thread publishes and the workers read.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::policy::Policy;
 use crate::route::Fib;
@@ -22,23 +22,38 @@ pub struct Snapshot {
 #[derive(Debug, Default)]
 pub struct Published {
     generation: AtomicU32,
-    current: Mutex<Snapshot>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    current: Snapshot,
+    /// What was replaced and a worker may still hold: to free ten thousand rules or a million routes takes
+    /// longer than a worker may pause.
+    policies: Vec<Arc<Policy>>,
+    fibs: Vec<Arc<Fib>>,
 }
 
 impl Published {
     /// Replaces policy and/or forwarding state; `None` keeps the current one. Returns the generation.
     pub fn publish(&self, policy: Option<Arc<Policy>>, fib: Option<Arc<Fib>>) -> u32 {
-        let mut cur = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self.lock();
+        let State { current, policies, fibs } = &mut *state;
         if let Some(p) = policy {
-            cur.policy = p;
+            policies.push(std::mem::replace(&mut current.policy, p));
         }
         if let Some(f) = fib {
-            cur.fib = f;
+            fibs.push(std::mem::replace(&mut current.fib, f));
         }
         // 0 is what a connection that never cached a route carries.
-        cur.generation = cur.generation.wrapping_add(1).max(1);
-        self.generation.store(cur.generation, Ordering::Release);
-        cur.generation
+        current.generation = current.generation.wrapping_add(1).max(1);
+        self.generation.store(current.generation, Ordering::Release);
+        // Freed after the lock, which workers wait for.
+        let free = (unused(policies), unused(fibs));
+        let generation = current.generation;
+        drop(state);
+        drop(free);
+        generation
     }
 
     /// The generation of the newest snapshot; one load.
@@ -49,6 +64,17 @@ impl Published {
 
     /// The newest snapshot.
     pub fn load(&self) -> Snapshot {
-        self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.lock().current.clone()
     }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes out those that nobody else holds.
+fn unused<T>(all: &mut Vec<Arc<T>>) -> Vec<Arc<T>> {
+    let (out, held) = std::mem::take(all).into_iter().partition(|x| Arc::strong_count(x) == 1);
+    *all = held;
+    out
 }

@@ -71,19 +71,17 @@ fn policy(max_connections: u32) -> Policy {
 }
 
 fn fib() -> Fib {
-    let interface = |i: usize, a: V4, zone| Interface {
+    let interface = |i: usize, a: V4| Interface {
         ifindex: 1 + i as u32,
         mac: Mac(GATEWAY[i]),
         mtu: 1500,
         up: true,
-        zone,
         v4: vec![(a, 24)],
         v6: vec![],
     };
     let router = |i: usize| V4(0xac10_0001 + i as u32);
     let via = |i: usize| Target::Via(vec![NextHop { gateway: Some(router(i)), interface: Some(i as u16), weight: 1 }]);
-    let mut f =
-        Fib { interfaces: vec![interface(LAN, V4(0x0a00_0001), 0), interface(WAN, OUTSIDE, 1)], ..Fib::default() };
+    let mut f = Fib { interfaces: vec![interface(LAN, V4(0x0a00_0001)), interface(WAN, OUTSIDE)], ..Fib::default() };
     f.routes4.insert(OUTSIDE, 32, Target::Local);
     f.routes4.insert(V4(0x0a00_0001), 32, Target::Local);
     f.routes4.insert(V4(0x0a00_0000), 8, via(LAN));

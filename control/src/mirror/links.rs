@@ -118,13 +118,12 @@ impl Links {
         policy
             .iter()
             .map(|p| match self.links.iter().find(|(_, l)| l.name == p.device) {
-                None => Interface { zone: p.zone, ..Interface::default() },
+                None => Interface::default(),
                 Some((index, l)) => Interface {
                     ifindex: *index,
                     mac: l.mac,
                     mtu: u16::try_from(l.mtu).unwrap_or(u16::MAX),
                     up: l.up && l.carrier,
-                    zone: p.zone,
                     v4: self.of_family::<V4>(*index),
                     v6: self.of_family::<V6>(*index),
                 },

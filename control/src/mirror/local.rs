@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use dataplane::packet::{Address, V4, V6};
-use dataplane::policy::{AddressSet, DestinationTranslation, Match, Policy, PrefixMap, SourceTranslation, Zones};
+use dataplane::policy::{AddressSet, DestinationTranslation, Match, Policy, PrefixMap, SourceTranslation, ZoneId};
 use dataplane::route::Interface;
 
 /// The host's addresses. `true` marks those that source or destination translation uses: frames for
@@ -18,17 +18,19 @@ pub(super) fn is_translated(policy: &Policy, interfaces: &[Interface], a: IpAddr
     if matches!(a, IpAddr::V6(x) if x.is_unicast_link_local()) {
         return false;
     }
+    // Each interface that has the address, with its zone.
+    let carriers = || policy.interfaces.iter().zip(interfaces).filter(|(_, i)| carries(i, a)).map(|(p, _)| p.zone);
     let by_source = policy.source_nat.iter().map(|rule| (&rule.matcher, &rule.translate));
     let by_destination = policy.destination_nat.iter().filter_map(|rule| Some((&rule.matcher, rule.source.as_ref()?)));
     let mut rules = by_source.chain(by_destination).filter(|(matcher, _)| concerns(matcher, a.is_ipv4()));
     let source = rules.any(|(matcher, translate)| match translate {
         SourceTranslation::None => false,
-        SourceTranslation::Masquerade(_) => interfaces.iter().any(|i| carries(i, a) && leads_to(matcher, i)),
+        SourceTranslation::Masquerade(_) => carriers().any(|zone| matcher.to.is_none_or(|z| z.contains(zone))),
         SourceTranslation::Pool { addresses, .. } => addresses.iter().any(|(first, last)| *first <= a && a <= *last),
         SourceTranslation::Prefix(map) => outside(map, a),
     });
     source
-        || interfaces.iter().any(|i| carries(i, a) && turns_round(policy, i, a.is_ipv4()))
+        || carriers().any(|zone| turns_round(policy, zone, a.is_ipv4()))
         || policy.destination_nat.iter().any(|rule| {
             let translates = match &rule.translate {
                 DestinationTranslation::None => false,
@@ -39,10 +41,10 @@ pub(super) fn is_translated(policy: &Policy, interfaces: &[Interface], a: IpAddr
         })
 }
 
-/// Whether connections may come from the interface and be translated back to where they came from; they
+/// Whether connections may come from an interface of the zone and be translated back to where they came from; they
 /// get the interface's address as their source when no rule says otherwise.
-fn turns_round(policy: &Policy, i: &Interface, v4: bool) -> bool {
-    let from = |m: &Match| concerns(m, v4) && m.from.is_none_or(|z| z.contains(i.zone));
+fn turns_round(policy: &Policy, zone: ZoneId, v4: bool) -> bool {
+    let from = |m: &Match| concerns(m, v4) && m.from.is_none_or(|z| z.contains(zone));
     let forward = policy.destination_nat.iter().any(|rule| {
         let family = match &rule.translate {
             DestinationTranslation::None => false,
@@ -84,10 +86,6 @@ fn carries(i: &Interface, a: IpAddr) -> bool {
     }
 }
 
-fn leads_to(m: &Match, i: &Interface) -> bool {
-    m.to.is_none_or(|z: Zones| z.contains(i.zone))
-}
-
 fn in_set(s: &AddressSet, a: IpAddr) -> bool {
     match a {
         IpAddr::V4(x) => s.contains(V4(x.into())),
@@ -98,18 +96,24 @@ fn in_set(s: &AddressSet, a: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dataplane::policy::{DestinationNat, Filtering, PortChoice, SourceNat};
+    use dataplane::policy::{DestinationNat, Filtering, InterfacePolicy, PortChoice, SourceNat, Zones};
+
+    /// Two interfaces in zones 0 and 1.
+    fn zones() -> Vec<InterfacePolicy> {
+        [0, 1].map(|zone| InterfacePolicy { zone, ..InterfacePolicy::default() }).to_vec()
+    }
 
     fn policy(translate: SourceTranslation, to: Option<Zones>) -> Policy {
         let matcher = Match { to, ..Match::default() };
-        Policy { source_nat: vec![SourceNat { name: "s".into(), matcher, translate }], ..Policy::default() }
+        let source_nat = vec![SourceNat { name: "s".into(), matcher, translate }];
+        Policy { interfaces: zones(), source_nat, ..Policy::default() }
     }
 
     #[test]
     fn masquerade_uses_the_egress_zone_only() {
         let interfaces = [
-            Interface { zone: 0, v4: vec![(V4(0x0a00_0001), 24)], ..Interface::default() },
-            Interface { zone: 1, v4: vec![(V4(0xc633_6401), 24)], ..Interface::default() },
+            Interface { v4: vec![(V4(0x0a00_0001), 24)], ..Interface::default() },
+            Interface { v4: vec![(V4(0xc633_6401), 24)], ..Interface::default() },
         ];
         let p = policy(SourceTranslation::Masquerade(PortChoice::default()), Some(Zones(0b10)));
         assert!(is_translated(&p, &interfaces, "198.51.100.1".parse().unwrap()));
@@ -152,8 +156,8 @@ mod tests {
     #[test]
     fn hairpins_without_a_rule() {
         let interfaces = [
-            Interface { zone: 0, v4: vec![(V4(0x0a00_0001), 24)], ..Interface::default() },
-            Interface { zone: 1, v4: vec![(V4(0xc633_6401), 24)], ..Interface::default() },
+            Interface { v4: vec![(V4(0x0a00_0001), 24)], ..Interface::default() },
+            Interface { v4: vec![(V4(0xc633_6401), 24)], ..Interface::default() },
         ];
         let lan = "10.0.0.1".parse().unwrap();
         let forward = |from| DestinationNat {
@@ -170,7 +174,7 @@ mod tests {
             source: None,
         };
         for (zones, expected) in [(Zones(0b11), true), (Zones(0b10), false)] {
-            let p = Policy { destination_nat: vec![forward(zones)], ..Policy::default() };
+            let p = Policy { interfaces: self::zones(), destination_nat: vec![forward(zones)], ..Policy::default() };
             assert_eq!(is_translated(&p, &interfaces, lan), expected);
         }
         let independent = |independent| {

@@ -164,7 +164,7 @@ fn every_kind_of_route_is_read_at_the_start() {
         assert_eq!(fib.lookup(v6("2620::1")), Some(&Target::Via(default)));
 
         let wan = &fib.interfaces[1];
-        assert_eq!((wan.up, wan.mtu, wan.zone), (true, 1500, 1));
+        assert_eq!((wan.up, wan.mtu), (true, 1500));
         assert_eq!(wan.v4, [(v4("198.51.100.1"), 24)]);
         assert_eq!(wan.v6, [(v6("2001:db8:2::1"), 64), (v6("fe80::1"), 64)], "global ones first");
         let translated: Vec<_> = m.local().iter().filter(|(_, t)| **t).map(|(a, _)| *a).collect();

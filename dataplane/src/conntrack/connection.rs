@@ -4,6 +4,7 @@ use super::sctp::SctpTrack;
 use super::tcp::TcpTrack;
 use super::{Direction, Key, Ticks, Tuple};
 use crate::packet::Address;
+use crate::policy::InterfaceId;
 
 /// Tracking state of a packet, as rules match it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +101,9 @@ pub struct Connection<A> {
     pub reply: Tuple<A>,
     /// Transport protocol number.
     pub proto: u8,
+    /// Index of its timeouts in the policy; also tells whether `rule` is an index of the current policy or
+    /// of the one before ([`crate::policy::Succession`]).
+    pub timeouts: u8,
     /// Status bits.
     pub status: Status,
     /// When it expires; move it with [`super::Slab::refresh`] once it is in a slab.
@@ -118,8 +122,8 @@ pub struct Connection<A> {
     pub mark: u32,
     /// Index of the rule that admitted it, `u16::MAX` for the default.
     pub rule: u16,
-    /// Index of its timeouts in the policy.
-    pub timeouts: u8,
+    /// The interface its first packet came in on.
+    pub ingress: InterfaceId,
 }
 
 const _: () = assert!(size_of::<Connection<crate::packet::V4>>() == 128);
@@ -132,6 +136,7 @@ impl<A: Address> Connection<A> {
             original: original.tuple,
             reply: reply.tuple,
             proto: original.proto,
+            timeouts: 0,
             status: Status::default(),
             deadline: Ticks(1),
             hop: [0; 2],
@@ -141,7 +146,7 @@ impl<A: Address> Connection<A> {
             private,
             mark: 0,
             rule: u16::MAX,
-            timeouts: 0,
+            ingress: 0,
         }
     }
 

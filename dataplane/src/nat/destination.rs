@@ -20,14 +20,29 @@ pub fn destination<A: Ip>(rule: &DestinationNat, flow: &Key<A>) -> Option<Key<A>
         DestinationTranslation::Prefix(map) => translated.tuple.dst = prefix::inward(map, flow.tuple.dst)?,
         DestinationTranslation::To { addresses, port } => {
             translated.tuple.dst = A::from_ip(backend(addresses, flow.tuple.src.ip())?)?;
-            if let Some(port) = port.filter(|_| protocol::has_ports(flow.proto)) {
-                let matched = rule.matcher.destination_port.as_ref().map_or(&[][..], |s| s.ranges());
-                let range = matched.iter().find(|(a, b)| (*a..=*b).contains(&flow.tuple.dport));
-                translated.tuple.dport = port.wrapping_add(range.map_or(0, |(a, _)| flow.tuple.dport - a));
-            }
+            translated.tuple.dport = shifted(rule, flow, *port);
         }
     }
     Some(translated)
+}
+
+/// Whether `rule` may lead the flow to this address and port: to any of its backends, whichever it would
+/// choose for a new flow.
+pub fn may_lead_to<A: Ip>(rule: &DestinationNat, flow: &Key<A>, address: A, port: u16) -> bool {
+    match &rule.translate {
+        DestinationTranslation::To { addresses, port: to } => {
+            addresses.contains(&address.ip()) && shifted(rule, flow, *to) == port
+        }
+        _ => destination(rule, flow).is_some_and(|k| (k.tuple.dst, k.tuple.dport) == (address, port)),
+    }
+}
+
+/// The destination port when `rule` translates to `first` and the ports after it.
+fn shifted<A: Ip>(rule: &DestinationNat, flow: &Key<A>, first: Option<u16>) -> u16 {
+    let Some(first) = first.filter(|_| protocol::has_ports(flow.proto)) else { return flow.tuple.dport };
+    let matched = rule.matcher.destination_port.as_ref().map_or(&[][..], |s| s.ranges());
+    let range = matched.iter().find(|(a, b)| (*a..=*b).contains(&flow.tuple.dport));
+    first.wrapping_add(range.map_or(0, |(a, _)| flow.tuple.dport - a))
 }
 
 /// The backend of a source: the one of highest weight for it (rendezvous hashing), so that a source always

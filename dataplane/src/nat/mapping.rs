@@ -12,7 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ahash::RandomState;
 
-use crate::packet::Address;
+use crate::conntrack::Key;
+use crate::packet::{Address, Ip};
 use crate::policy::Filtering;
 
 /// An address with a port (or ICMP identifier) of a protocol.
@@ -24,6 +25,12 @@ pub struct Endpoint<A> {
     pub port: u16,
     /// The transport protocol.
     pub proto: u8,
+}
+
+/// The outside endpoint that a connection's replies are addressed to.
+pub fn endpoint<A: Ip>(reply: &Key<A>) -> Endpoint<A> {
+    let port = if reply.proto == A::ICMP { reply.tuple.sport } else { reply.tuple.dport };
+    Endpoint { address: reply.tuple.dst, port, proto: reply.proto }
 }
 
 /// What a source is translated to.
@@ -92,8 +99,29 @@ impl<A: Address> Mappings<A> {
 
     /// Gives up a claim for which no connection was made.
     pub fn unclaim(&self, outside: &Endpoint<A>, source: &Endpoint<A>) {
-        if !shard(&self.inside, source).contains_key(source) {
-            shard(&self.outside, outside).remove(outside);
+        let inside = shard(&self.inside, source);
+        let held = inside.get(source).is_some_and(|m| m.independent.is_some() && m.outside == *outside);
+        if !held {
+            self.release(outside, source);
+        }
+    }
+
+    /// Frees an outside endpoint if it is the source's.
+    fn release(&self, outside: &Endpoint<A>, source: &Endpoint<A>) {
+        let mut shard = shard(&self.outside, outside);
+        if shard.get(outside) == Some(source) {
+            shard.remove(outside);
+        }
+    }
+
+    /// A new policy: the source keeps the endpoint it has for all remotes with this filtering from now on, or
+    /// (`None`) has it only for the connections that are there.
+    pub fn renew(&self, source: &Endpoint<A>, independent: Option<Filtering>) {
+        let mut inside = shard(&self.inside, source);
+        let Some(m) = inside.get_mut(source).filter(|m| m.independent.is_some()) else { return };
+        m.independent = independent;
+        if independent.is_none() {
+            self.release(&m.outside, source);
         }
     }
 
@@ -104,8 +132,13 @@ impl<A: Address> Mappings<A> {
             self.count.fetch_add(1, Ordering::Relaxed);
             Mapping { outside: *outside, independent, connections: 0, remotes: HashMap::default() }
         });
-        if m.independent.is_none() {
+        // Another endpoint for all remotes, of a policy that no longer gives the former.
+        if m.independent.is_some() && independent.is_some() && m.outside != *outside {
+            self.release(&m.outside, source);
             m.outside = *outside;
+        }
+        if m.independent.is_none() {
+            (m.outside, m.independent) = (*outside, independent);
         }
         m.connections += 1;
         if let Some(r) = remote.filter(|_| m.independent == Some(Filtering::AddressDependent)) {
@@ -128,7 +161,7 @@ impl<A: Address> Mappings<A> {
         }
         if m.connections == 0 {
             if m.independent.is_some() {
-                shard(&self.outside, &m.outside).remove(&m.outside);
+                self.release(&m.outside, source);
             }
             inside.remove(source);
             self.count.fetch_sub(1, Ordering::Relaxed);

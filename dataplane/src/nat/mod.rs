@@ -6,7 +6,7 @@ pub mod prefix;
 mod random;
 mod source;
 
-pub use destination::destination;
-pub use mapping::{Endpoint, Mappings};
+pub use destination::{destination, may_lead_to};
+pub use mapping::{Endpoint, Mappings, endpoint};
 pub use random::Random;
-pub use source::{Range, source};
+pub use source::{Range, permits, source};

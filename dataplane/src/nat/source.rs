@@ -84,6 +84,26 @@ pub fn source<A: Ip>(
     None
 }
 
+/// Whether the flow may have this source address and port by what is offered: whether [`source`] could have
+/// chosen them, if not now, then when other flows were about.
+pub fn permits<A: Ip>(
+    flow: &Key<A>,
+    addresses: &[(A, A)],
+    ports: Option<(u16, u16)>,
+    (address, port): (A, u16),
+) -> bool {
+    let own = flow.tuple.sport;
+    let fits = match ports.filter(|_| flow.proto != A::ICMP) {
+        _ if !own_port_counts::<A>(flow.proto) => true,
+        Some((first, last)) => (first..=last).contains(&port),
+        None => {
+            let (first, last) = class::<A>(flow.proto, own);
+            port == own || (first..=last).contains(&port)
+        }
+    };
+    fits && addresses.iter().any(|(a, b)| (*a..=*b).contains(&address))
+}
+
 /// The ports of a range without those of another, numbered from 0.
 struct Ports {
     first: u16,
@@ -176,6 +196,11 @@ mod tests {
             assert_eq!(first.tuple.dport, sport);
             let second = source(&flow(11, sport, protocol::UDP), &r, &mut rng, |k| taken.insert(*k)).unwrap();
             assert!(second.tuple.dport != sport && class.contains(&second.tuple.dport));
+            for port in [first.tuple.dport, second.tuple.dport] {
+                assert!(permits(&flow(11, sport, protocol::UDP), &pool, None, (V4(1), port)));
+            }
+            assert!(!permits(&flow(11, sport, protocol::UDP), &pool, None, (V4(2), sport)));
+            assert!(!permits(&flow(11, sport, protocol::UDP), &pool, Some((1, 9)), (V4(1), sport)));
         }
     }
 
@@ -236,6 +261,8 @@ mod tests {
                     Some(k) => {
                         prop_assert_eq!(taken.len(), before + 1);
                         prop_assert!(taken.contains(&k));
+                        let chosen = (k.tuple.dst, k.tuple.dport);
+                        prop_assert!(permits(&flow(s, p, protocol::TCP), &pool, Some(ports), chosen));
                         prop_assert!((ports.0..=ports.1).contains(&k.tuple.dport));
                         prop_assert!(k.tuple.dst >= pool[0].0 && k.tuple.dst <= pool[0].1);
                     }

@@ -2,14 +2,17 @@
 
 mod matcher;
 mod set;
+mod succession;
 
 pub use matcher::{Facts, Match, States, Zones};
 pub use set::{AddressSet, PortSet};
+pub use succession::{Succession, TIMEOUTS};
 
 use std::net::IpAddr;
 
 use crate::conntrack::{TcpSettings, Timeouts};
 use crate::helper::HelperKind;
+use crate::packet::Address;
 
 /// Index of an interface in [`Policy::interfaces`], in the FIB and among a worker's ports.
 pub type InterfaceId = u16;
@@ -52,6 +55,8 @@ pub struct Policy {
     pub strict_reverse_path: bool,
     /// ICMP errors a worker may send each second; 0 means no limit.
     pub icmp_errors_per_second: u32,
+    /// What it knows of the policy before it.
+    pub succession: Succession,
 }
 
 /// One interface of the policy.
@@ -223,6 +228,35 @@ pub struct PrefixMap {
 }
 
 impl Policy {
+    /// The first rule that matches, `u16::MAX` for the default, and what it does.
+    pub fn verdict<A: Address>(&self, facts: &Facts<A>) -> (u16, Action) {
+        match self.rules.iter().position(|r| r.matcher.matches(facts)) {
+            Some(i) => (i as u16, self.rules[i].action),
+            None => (u16::MAX, self.default),
+        }
+    }
+
+    /// What the first tracking rule that matches does.
+    pub fn tracking_action<A: Address>(&self, facts: &Facts<A>) -> Option<TrackingAction> {
+        self.tracking.iter().find(|r| r.matcher.matches(facts)).map(|r| r.action)
+    }
+
+    /// The first destination translation that matches, with its index.
+    pub fn destination_nat<A: Address>(&self, facts: &Facts<A>) -> Option<(usize, &DestinationNat)> {
+        self.destination_nat.iter().enumerate().find(|(_, r)| r.matcher.matches(facts))
+    }
+
+    /// The first source translation that matches.
+    pub fn source_nat<A: Address>(&self, facts: &Facts<A>) -> Option<&SourceNat> {
+        self.source_nat.iter().find(|r| r.matcher.matches(facts))
+    }
+
+    /// The zone of an interface; `None` for one that is not in the policy.
+    #[inline]
+    pub fn zone_of(&self, i: InterfaceId) -> Option<ZoneId> {
+        self.interfaces.get(usize::from(i)).map(|i| i.zone)
+    }
+
     /// The timeouts with this index, Linux's where there are none.
     #[inline]
     pub fn timeouts(&self, i: u8) -> &Timeouts {

@@ -7,7 +7,7 @@ use ahash::RandomState;
 
 use super::Lpm;
 use crate::packet::{Address, V4, V6};
-use crate::policy::{InterfaceId, ZoneId};
+use crate::policy::InterfaceId;
 
 /// An Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -37,8 +37,6 @@ pub struct Interface {
     pub mtu: u16,
     /// Exists, is administratively up and has carrier.
     pub up: bool,
-    /// Its zone in the policy.
-    pub zone: ZoneId,
     /// IPv4 addresses with prefix lengths, the kernel's order: primary first.
     pub v4: Vec<(V4, u8)>,
     /// IPv6 addresses with prefix lengths, global ones first.

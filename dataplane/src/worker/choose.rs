@@ -5,9 +5,10 @@ use super::family::{Family, Member, Packet};
 use super::reason::DropReason;
 use crate::conntrack::{CtState, Expectation, ExpectedTarget, Key, Status};
 use crate::io::Port;
-use crate::nat::{self, Endpoint, Range, prefix};
+use crate::nat::{self, Endpoint, Range, endpoint, prefix};
 use crate::packet::{Ip, protocol};
 use crate::policy::{Facts, Filtering, InterfaceId, PortChoice, SourceTranslation};
+use crate::snapshot::Snapshot;
 
 /// Where a connection goes.
 pub(super) struct Destination<A> {
@@ -59,8 +60,8 @@ pub(super) fn destination<P: Port, A: Member>(
     {
         (to.flow.tuple.dst, to.flow.tuple.dport) = (source.address, source.port);
         to.mapped = true;
-    } else if let Some(i) = w.snapshot.policy.destination_nat.iter().position(|r| r.matcher.matches(facts)) {
-        to.flow = nat::destination(&w.snapshot.policy.destination_nat[i], key).ok_or(DropReason::NatNoAddress)?;
+    } else if let Some((i, rule)) = w.snapshot.policy.destination_nat(facts) {
+        to.flow = nat::destination(rule, key).ok_or(DropReason::NatNoAddress)?;
         to.rule = Some(i);
     }
     if to.announced.is_some() || to.mapped {
@@ -87,38 +88,16 @@ pub(super) fn source<P: Port, A: Member>(
     next: A,
 ) -> Result<Source<A>, DropReason> {
     let flow = &to.flow;
-    let own = flow.tuple.src;
-    let policy = &w.snapshot.policy;
-    let both_ends = to.rule.and_then(|i| policy.destination_nat.get(i)?.source.as_ref());
-    let by_rule = || policy.source_nat.iter().find(|r| r.matcher.matches(facts)).map(|r| &r.translate);
-    // A forward that turns round on the interface it came from would be answered past the gateway.
-    let hairpin = facts.status.contains(Status::DST_NAT) && egress == p.interface;
-    let keep = PortChoice::default();
-    let at = Endpoint { address: own, port: flow.tuple.sport, proto: flow.proto };
+    let both_ends = to.rule.and_then(|i| w.snapshot.policy.destination_nat.get(i)?.source.as_ref());
+    let at = Endpoint { address: flow.tuple.src, port: flow.tuple.sport, proto: flow.proto };
     let bound = A::mappings(&w.shared).of(&at);
-    let (addresses, choice): (Vec<(A, A)>, PortChoice) = if let Some(e) = &to.announced {
+    let (addresses, choice) = match &to.announced {
         // The listener knows the other end by the address that the master connection gave it.
-        let a = e.source_to.and_then(A::from_ip).unwrap_or(own);
-        (vec![(a, a)], keep)
-    } else {
-        match both_ends.or_else(by_rule) {
-            Some(SourceTranslation::Masquerade(choice)) => (masquerade(w, egress, next)?, *choice),
-            Some(SourceTranslation::Pool { addresses, choice }) => {
-                let family = |(a, b): &(_, _)| Some((A::from_ip(*a)?, A::from_ip(*b)?));
-                (addresses.iter().filter_map(family).collect(), *choice)
-            }
-            Some(SourceTranslation::Prefix(map)) => {
-                let a = prefix::outward(map, own).ok_or(DropReason::NatNoAddress)?;
-                (vec![(a, a)], keep)
-            }
-            // RFC 4787 REQ-9a: the other end sees the outside endpoint, where the source has one.
-            None if hairpin && let Some((o, Some(filtering))) = bound => {
-                (vec![(o.address, o.address)], PortChoice { independent: Some(filtering), ..keep })
-            }
-            None if hairpin => (masquerade(w, egress, next)?, keep),
-            // Untranslated, but still with a reply tuple of its own (netfilter's null binding).
-            Some(SourceTranslation::None) | None => (vec![(own, own)], keep),
+        Some(e) => {
+            let a = e.source_to.and_then(A::from_ip).unwrap_or(flow.tuple.src);
+            (vec![(a, a)], PortChoice::default())
         }
+        None => offer(&w.snapshot, flow.tuple.src, both_ends, facts, bound, p.interface, (egress, next))?,
     };
     let first = addresses.first().ok_or(DropReason::NatNoAddress)?.0;
     let (shared, id) = (&w.shared, w.id);
@@ -138,8 +117,10 @@ pub(super) fn source<P: Port, A: Member>(
     };
     let reply = match (independent, bound) {
         (None, _) => nat::source(flow, &range, &mut w.random, free),
-        // The source has its endpoint: that one or none.
-        (Some(_), Some((outside, Some(_)))) => {
+        // The source has its endpoint: that one or none, unless the policy gives it others by now.
+        (Some(_), Some((outside, Some(_))))
+            if nat::permits(flow, &addresses, choice.ports, (outside.address, outside.port)) =>
+        {
             let only = [(outside.address, outside.address)];
             range = Range { addresses: &only, ports: Some((outside.port, outside.port)), random: false, ..range };
             nat::source(flow, &range, &mut w.random, free).filter(|r| endpoint(r) == outside)
@@ -163,15 +144,42 @@ pub(super) fn source<P: Port, A: Member>(
     Ok(Source { reply, mapping })
 }
 
-/// The outside endpoint that replies are addressed to.
-fn endpoint<A: Ip>(reply: &Key<A>) -> Endpoint<A> {
-    let port = if reply.proto == A::ICMP { reply.tuple.sport } else { reply.tuple.dport };
-    Endpoint { address: reply.tuple.dst, port, proto: reply.proto }
-}
-
-fn masquerade<P: Port, A: Ip>(w: &Core<P>, egress: InterfaceId, next: A) -> Result<Vec<(A, A)>, DropReason> {
-    let a = w.snapshot.fib.source_address(egress, next).ok_or(DropReason::NatNoAddress)?;
-    Ok(vec![(a, a)])
+/// The addresses and ports that the policy offers a source; `both_ends` is what the rule that translated the
+/// destination says of it.
+pub(super) fn offer<A: Ip>(
+    s: &Snapshot,
+    source: A,
+    both_ends: Option<&SourceTranslation>,
+    facts: &Facts<A>,
+    bound: Option<(Endpoint<A>, Option<Filtering>)>,
+    ingress: InterfaceId,
+    (egress, next): (InterfaceId, A),
+) -> Result<(Vec<(A, A)>, PortChoice), DropReason> {
+    // A forward that turns round on the interface it came from would be answered past the gateway.
+    let hairpin = facts.status.contains(Status::DST_NAT) && egress == ingress;
+    let keep = PortChoice::default();
+    let masquerade = || {
+        let a = s.fib.source_address(egress, next).ok_or(DropReason::NatNoAddress)?;
+        Ok::<_, DropReason>(vec![(a, a)])
+    };
+    Ok(match both_ends.or_else(|| Some(&s.policy.source_nat(facts)?.translate)) {
+        Some(SourceTranslation::Masquerade(choice)) => (masquerade()?, *choice),
+        Some(SourceTranslation::Pool { addresses, choice }) => {
+            let family = |(a, b): &(_, _)| Some((A::from_ip(*a)?, A::from_ip(*b)?));
+            (addresses.iter().filter_map(family).collect(), *choice)
+        }
+        Some(SourceTranslation::Prefix(map)) => {
+            let a = prefix::outward(map, source).ok_or(DropReason::NatNoAddress)?;
+            (vec![(a, a)], keep)
+        }
+        // RFC 4787 REQ-9a: the other end sees the outside endpoint, where the source has one.
+        None if hairpin && let Some((o, Some(filtering))) = bound => {
+            (vec![(o.address, o.address)], PortChoice { independent: Some(filtering), ..keep })
+        }
+        None if hairpin => (masquerade()?, keep),
+        // Untranslated, but still with a reply tuple of its own (netfilter's null binding).
+        Some(SourceTranslation::None) | None => (vec![(source, source)], keep),
+    })
 }
 
 /// Counts a confirmed connection in the mappings it belongs to.

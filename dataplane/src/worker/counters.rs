@@ -70,6 +70,8 @@ pub struct Counters {
     pub connections6: Counter,
     /// Unassured connections dropped early because the table was full.
     pub early_dropped: Counter,
+    /// Connections that a new policy forbade.
+    pub revalidated: Counter,
     /// Frames handed to another worker.
     pub handed_off: Counter,
     /// Frames taken over from another worker.
@@ -112,6 +114,7 @@ impl Counters {
             connections4: Counter::default(),
             connections6: Counter::default(),
             early_dropped: Counter::default(),
+            revalidated: Counter::default(),
             handed_off: Counter::default(),
             taken_over: Counter::default(),
             punted: Counter::default(),

@@ -9,17 +9,18 @@ use crate::packet::icmp::Problem;
 use crate::packet::{Ip, be16};
 use crate::policy::InterfaceId;
 use crate::route::{NextHop, Target};
+use crate::snapshot::Snapshot;
 
 /// No next hop is cached for this direction.
 pub(super) const NO_HOP: u16 = u16::MAX;
 
 /// Refuses sources that cannot be: the gateway's own and broadcast addresses; with strict reverse path
 /// filtering also those that are routed elsewhere (RFC 3704).
-pub(super) fn check_source<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>) -> Result<(), DropReason> {
-    match w.snapshot.fib.lookup(p.headers.src) {
+pub(super) fn check_source<A: Ip>(s: &Snapshot, src: A, ingress: InterfaceId) -> Result<(), DropReason> {
+    match s.fib.lookup(src) {
         Some(Target::Local | Target::Broadcast) => Err(DropReason::MartianSource),
-        Some(Target::Via(hops)) if hops.iter().any(|h| h.interface == Some(p.interface)) => Ok(()),
-        _ if w.snapshot.policy.strict_reverse_path => Err(DropReason::ReversePath),
+        Some(Target::Via(hops)) if hops.iter().any(|h| h.interface == Some(ingress)) => Ok(()),
+        _ if s.policy.strict_reverse_path => Err(DropReason::ReversePath),
         _ => Ok(()),
     }
 }
@@ -28,7 +29,7 @@ pub(super) fn check_source<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>) -> Result
 pub(super) fn route<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, dst: A) -> Result<(A, InterfaceId), DropReason> {
     let (why, problem) = match w.snapshot.fib.lookup(dst) {
         Some(Target::Via(hops)) => {
-            let hop = pick(hops, p);
+            let hop = pick(hops, p.headers.src, p.headers.dst);
             let interface = hop.interface.ok_or(DropReason::EgressNotManaged)?;
             return Ok((hop.gateway.unwrap_or(dst), interface));
         }
@@ -45,12 +46,12 @@ pub(super) fn route<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, dst: A) -> R
 }
 
 /// One of several next hops, the same for all packets between two addresses (RFC 2992).
-fn pick<'a, A: Ip>(hops: &'a [NextHop<A>], p: &Packet<A>) -> &'a NextHop<A> {
+pub(super) fn pick<A: Ip>(hops: &[NextHop<A>], src: A, dst: A) -> &NextHop<A> {
     if hops.len() == 1 {
         return &hops[0];
     }
     let total: u64 = hops.iter().map(|h| u64::from(h.weight)).sum();
-    let mut n = (p.headers.src.sum() ^ p.headers.dst.sum()).wrapping_mul(0x9e37_79b9) % total.max(1);
+    let mut n = (src.sum() ^ dst.sum()).wrapping_mul(0x9e37_79b9) % total.max(1);
     for h in hops {
         if n < u64::from(h.weight) {
             return h;

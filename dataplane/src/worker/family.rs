@@ -69,6 +69,8 @@ pub(super) enum Removal {
     Expired,
     Deleted,
     EarlyDrop,
+    /// The new policy would not let it begin.
+    Revalidated,
 }
 
 /// One family's connections and next hops.
@@ -196,6 +198,7 @@ impl<A: Member> Family<A> {
             Removal::Expired => w.counters().expired.inc(),
             Removal::Deleted => w.counters().deleted.inc(),
             Removal::EarlyDrop => w.counters().early_dropped.inc(),
+            Removal::Revalidated => w.counters().revalidated.inc(),
         }
     }
 

@@ -30,9 +30,9 @@ pub(super) fn first<P: Port, A: Member>(
     {
         return Ok(Step::HandOff(owner));
     }
-    check_source(w, p)?;
+    check_source(&w.snapshot, p.headers.src, p.interface)?;
     let mut facts = facts(w, p, Some(key), CtState::New);
-    let tracking = w.snapshot.policy.tracking.iter().find(|r| r.matcher.matches(&facts)).map(|r| r.action);
+    let tracking = w.snapshot.policy.tracking_action(&facts);
     if tracking == Some(TrackingAction::Untracked) {
         return stateless(w, t, p, CtState::Untracked);
     }
@@ -47,7 +47,7 @@ pub(super) fn first<P: Port, A: Member>(
     let (next, interface) = route(w, p, flow.tuple.dst)?;
     let hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
     check_exit(w, t, p, hop)?;
-    facts.to = w.snapshot.fib.interfaces.get(usize::from(interface)).map(|i| i.zone);
+    facts.to = w.snapshot.policy.zone_of(interface);
     let rule = admit(w, p, &facts)?;
     facts.mark = w.snapshot.policy.rules.get(usize::from(rule)).and_then(|r| r.mark).unwrap_or(facts.mark);
 
@@ -152,9 +152,9 @@ fn fill<P: Port, A: Member>(
     }
     c.rule = rule;
     c.mark = mark;
-    if let Some(r) = w.snapshot.policy.rules.get(usize::from(rule)) {
-        c.timeouts = r.timeouts;
-    }
+    let policy = &w.snapshot.policy;
+    c.timeouts = policy.rules.get(usize::from(rule)).map_or(policy.timeouts_of_all(), |r| r.timeouts);
+    c.ingress = p.interface;
     c.route_generation = w.route_epoch;
     c.packets[0] = 1;
     c.bytes[0] = p.bytes();

@@ -26,7 +26,7 @@ pub(super) fn refuse<P: Port, A: Ip>(w: &mut Core<P>, f: Frame, interface: Inter
     }
     let problem = A::faulty_option(b, &headers).map(Problem::Parameter);
     let p = Packet::new(f, interface, headers, Transport::Invalid);
-    check_source(w, &p)?;
+    check_source(&w.snapshot, p.headers.src, p.interface)?;
     if let Some(problem) = problem {
         error::answer(w, &p, problem);
     }

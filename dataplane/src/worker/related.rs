@@ -49,7 +49,7 @@ pub(super) fn related<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
     // The quoted packet went the other way; before translation it had that direction's tuple.
     let inside = *c.tuple(d.other());
 
-    check_source(w, p)?;
+    check_source(&w.snapshot, p.headers.src, p.interface)?;
     let (next, interface) = route(w, p, dst)?;
     let hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
     check_exit(w, t, p, hop)?;
@@ -57,7 +57,7 @@ pub(super) fn related<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
     facts.destination = dst;
     facts.status = status;
     facts.mark = mark;
-    facts.to = w.snapshot.fib.interfaces.get(usize::from(interface)).map(|i| i.zone);
+    facts.to = w.snapshot.policy.zone_of(interface);
     admit(w, p, &facts)?;
     if status.intersects(Status::ANY_NAT) {
         let b = w.pool.bytes_mut(p.frame);

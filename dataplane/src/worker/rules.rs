@@ -4,21 +4,34 @@ use super::core::Core;
 use super::error;
 use super::family::Packet;
 use super::reason::DropReason;
-use crate::conntrack::{CtState, Key, Status};
+use crate::conntrack::{CtState, Key, Status, Tuple};
 use crate::io::Port;
 use crate::packet::{Ip, protocol};
-use crate::policy::{Action, Facts};
+use crate::policy::{Action, Facts, InterfaceId, Policy};
 
 /// What is known of a packet before it is routed.
 pub(super) fn facts<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>, key: Option<&Key<A>>, state: CtState) -> Facts<A> {
-    let key = key.filter(|k| protocol::has_ports(k.proto));
+    let policy = &w.snapshot.policy;
+    match key {
+        Some(key) => describe(policy, key, p.interface, state),
+        None => {
+            let tuple = Tuple { src: p.headers.src, dst: p.headers.dst, ..Tuple::default() };
+            let facts = describe(policy, &Key { tuple, proto: p.headers.proto }, p.interface, state);
+            Facts { source_port: None, destination_port: None, ..facts }
+        }
+    }
+}
+
+/// What is known of a flow before it is routed.
+pub(super) fn describe<A: Ip>(policy: &Policy, key: &Key<A>, ingress: InterfaceId, state: CtState) -> Facts<A> {
+    let ports = protocol::has_ports(key.proto);
     Facts {
-        source: p.headers.src,
-        destination: p.headers.dst,
-        protocol: p.headers.proto,
-        source_port: key.map(|k| k.tuple.sport),
-        destination_port: key.map(|k| k.tuple.dport),
-        from: w.snapshot.fib.interfaces.get(usize::from(p.interface)).map_or(0, |i| i.zone),
+        source: key.tuple.src,
+        destination: key.tuple.dst,
+        protocol: key.proto,
+        source_port: ports.then_some(key.tuple.sport),
+        destination_port: ports.then_some(key.tuple.dport),
+        from: policy.zone_of(ingress).unwrap_or(0),
         to: None,
         state,
         status: Status::default(),
@@ -28,11 +41,7 @@ pub(super) fn facts<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>, key: Option<&Key
 
 /// Asks the rules. Returns the index of the rule that accepted the packet, `u16::MAX` for the default.
 pub(super) fn admit<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, facts: &Facts<A>) -> Result<u16, DropReason> {
-    let policy = &w.snapshot.policy;
-    let (rule, action) = match policy.rules.iter().position(|r| r.matcher.matches(facts)) {
-        Some(i) => (i as u16, policy.rules[i].action),
-        None => (u16::MAX, policy.default),
-    };
+    let (rule, action) = w.snapshot.policy.verdict(facts);
     match action {
         Action::Accept => Ok(rule),
         Action::Drop if facts.state == CtState::Invalid => Err(DropReason::Invalid),

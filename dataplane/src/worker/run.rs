@@ -64,6 +64,8 @@ impl<P: Port> Worker<P> {
             ports_flushed: true,
         };
         tasks::gauges(&w.core, &w.families);
+        // It has no connection of an older policy.
+        w.core.shared.workers[id].adopted.store(w.core.snapshot.generation, Ordering::Release);
         w.take_snapshot();
         Ok(w)
     }
@@ -234,7 +236,12 @@ impl<P: Port> Worker<P> {
 
     fn take_snapshot(&mut self) {
         let w = &mut self.core;
-        w.snapshot = w.shared.current.load();
+        let former = std::mem::replace(&mut w.snapshot, w.shared.current.load());
+        let own = &w.shared.workers[usize::from(w.id)];
+        own.generation.store(w.snapshot.generation, Ordering::Release);
+        if !Arc::ptr_eq(&former.policy, &w.snapshot.policy) {
+            self.tasks.adopt(w.snapshot.generation);
+        }
         w.route_epoch = w.route_epoch.wrapping_add(1).max(1);
         self.families.v4.neighbours.refresh(w);
         self.families.v6.neighbours.refresh(w);

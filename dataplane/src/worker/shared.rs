@@ -12,11 +12,12 @@ use crossbeam::queue::ArrayQueue;
 
 use super::counters::Counters;
 use super::directory::Directory;
+use super::succession::Judged;
 use crate::conntrack::{Expectations, SlabView, Status, Ticks};
 use crate::io::EventFd;
 use crate::nat::Mappings;
 use crate::packet::{V4, V6};
-use crate::policy::InterfaceId;
+use crate::policy::{InterfaceId, Policy};
 use crate::snapshot::Published;
 
 /// Everything shared; one per daemon.
@@ -67,6 +68,10 @@ pub struct WorkerShared {
     pub commands: ArrayQueue<Command>,
     /// Slots whose deadline has passed, found by the control thread's scan.
     pub expired: ArrayQueue<Vec<Slot>>,
+    /// The generation of the snapshot it runs.
+    pub generation: AtomicU32,
+    /// The generation of the snapshot with whose policy all its connections were brought over to it.
+    pub adopted: AtomicU32,
     /// Set while it sleeps in `poll`; whoever queues something then signals `wake`.
     pub sleeping: AtomicBool,
     /// Ends its sleep.
@@ -175,6 +180,13 @@ pub enum Command {
         /// Gets one number.
         reply: Sender<u64>,
     },
+    /// Count the connections that another policy would deny or translate differently.
+    Judge {
+        /// That policy, of the same interfaces.
+        policy: Arc<Policy>,
+        /// Gets the numbers.
+        reply: Sender<Judged>,
+    },
 }
 
 /// A connection as listings show it.
@@ -249,6 +261,16 @@ impl Shared {
         Ticks((self.started.elapsed().as_millis() as u32).max(1))
     }
 
+    /// Publishes another policy, which must [follow](Policy::follow) the one that workers run and have brought
+    /// their connections over to. Returns the generation that they then report.
+    pub fn publish_policy(&self, policy: Arc<Policy>) -> u32 {
+        let generation = self.current.publish(Some(policy), None);
+        for w in 0..self.workers.len() {
+            self.wake(w);
+        }
+        generation
+    }
+
     /// Wakes a worker if it sleeps.
     pub fn wake(&self, worker: usize) {
         let w = &self.workers[worker];
@@ -278,6 +300,8 @@ impl WorkerShared {
             returns: ArrayQueue::new((frames as usize).max(1)),
             commands: ArrayQueue::new(16),
             expired: ArrayQueue::new(64),
+            generation: AtomicU32::new(0),
+            adopted: AtomicU32::new(0),
             sleeping: AtomicBool::new(false),
             wake: EventFd::new()?,
             slab4: SlabView::new(max_connections)?,

@@ -21,7 +21,7 @@ pub(super) fn invalid<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
     if known && w.snapshot.fib.is_local(p.headers.dst) {
         return Err(DropReason::Invalid);
     }
-    check_source(w, p)?;
+    check_source(&w.snapshot, p.headers.src, p.interface)?;
     stateless(w, t, p, CtState::Invalid)
 }
 
@@ -43,14 +43,12 @@ pub(super) fn stateless<P: Port, A: Member>(
     let hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
     check_exit(w, t, p, hop)?;
     let mut facts = facts(w, p, key.as_ref(), state);
-    facts.to = w.snapshot.fib.interfaces.get(usize::from(interface)).map(|i| i.zone);
+    facts.to = w.snapshot.policy.zone_of(interface);
     admit(w, p, &facts)?;
-    if state == CtState::Invalid {
-        let policy = &w.snapshot.policy;
-        let rule = policy.source_nat.iter().find(|r| r.matcher.matches(&facts));
-        if rule.is_some_and(|r| r.translate != SourceTranslation::None) {
-            return Err(DropReason::InvalidUntranslated);
-        }
+    if state == CtState::Invalid
+        && w.snapshot.policy.source_nat(&facts).is_some_and(|r| r.translate != SourceTranslation::None)
+    {
+        return Err(DropReason::InvalidUntranslated);
     }
     Ok(Step::Send(hop))
 }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::core::Core;
 use super::family::{Families, Family, Member, Removal};
 use super::shared::{Command, ConnectionInfo, Filter, FlowInfo, Slot};
+use super::succession;
 use crate::conntrack::{Connection, Direction, Private};
 use crate::io::Port;
 use crate::packet::Address;
@@ -26,12 +27,19 @@ struct Walk {
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
     walks: VecDeque<Walk>,
+    /// Walks on account of a policy, the same way.
+    policies: VecDeque<succession::Walk>,
 }
 
 impl Tasks {
     /// Whether something is left to do at once.
     pub(super) fn pending(&self) -> bool {
-        !self.walks.is_empty()
+        !self.walks.is_empty() || !self.policies.is_empty()
+    }
+
+    /// A new policy is in force as of this generation.
+    pub(super) fn adopt(&mut self, generation: u32) {
+        self.policies.push_back(succession::Walk::adopt(generation));
     }
 
     /// Does a bounded amount of work.
@@ -50,8 +58,15 @@ impl Tasks {
                 }
             }
         }
-        if let Some(command) = own.commands.pop() {
-            self.walks.push_back(Walk { command, v6: false, at: 0, deleted: 0 });
+        match own.commands.pop() {
+            Some(Command::Judge { policy, reply }) => self.policies.push_back(succession::Walk::judge(policy, reply)),
+            Some(command) => self.walks.push_back(Walk { command, v6: false, at: 0, deleted: 0 }),
+            None => {}
+        }
+        if let Some(mut walk) = self.policies.pop_front()
+            && walk.turn(w, f)
+        {
+            self.policies.push_back(walk);
         }
         if let Some(mut walk) = self.walks.pop_front() {
             let goes_on = if walk.v6 { slice(w, &mut f.v6, &mut walk) } else { slice(w, &mut f.v4, &mut walk) };
@@ -106,6 +121,8 @@ fn slice<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, walk: &mut Walk
                 }
             }
         }
+        // Walked by `succession`.
+        Command::Judge { .. } => return false,
     }
     walk.at = end;
     if end < t.slab.high_water() {

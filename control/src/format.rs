@@ -1,47 +1,103 @@
-//! A connection as one line, in the format of `conntrack -L` of conntrack-tools 1.4.7.
+//! Connections and events as lines, in the format of `conntrack -L` and `-E` of conntrack-tools 1.4.7.
 
-use std::fmt;
-
+use std::fmt::{self, Write};
 use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::wire::{Connection, Detail, Expectation, Flow};
+use dataplane::conntrack::Status;
+use dataplane::packet::protocol;
+use dataplane::worker::events::{Event, EventKind};
+use dataplane::worker::listing::{ConnectionInfo, FlowInfo};
 
-impl fmt::Display for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<8} {} {} ", self.protocol, self.protocol_number, self.timeout)?;
-        if let Some(state) = &self.state {
-            write!(f, "{state} ")?;
-        }
-        let has = |name: &str| self.status.iter().any(|s| s == name);
-        write!(f, "{} ", self.original)?;
-        if !has("seen_reply") {
-            f.write_str("[UNREPLIED] ")?;
-        }
-        write!(f, "{} ", self.reply)?;
-        if has("assured") {
-            f.write_str("[ASSURED] ")?;
-        }
-        // `use` counts references in the kernel; here a connection has one owner.
-        write!(f, "mark={} use=1", self.mark)
+use crate::wire::{self, Expectation, Style};
+
+/// Appends a connection's line, newline included.
+pub(crate) fn connection(c: &ConnectionInfo, style: Style, out: &mut String) {
+    if style.json {
+        json(&wire::Connection::from(c), out);
+    } else {
+        line(c, style.counters, true, out);
     }
+    out.push('\n');
 }
 
-impl fmt::Display for Flow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "src={} dst={}", self.source, self.destination)?;
-        match self.detail {
-            Detail::Ports { source_port, destination_port } => {
-                write!(f, " sport={source_port} dport={destination_port}")
-            }
-            Detail::Icmp { icmp_type, icmp_code, icmp_id } => {
-                write!(f, " type={icmp_type} code={icmp_code} id={icmp_id}")
-            }
-            Detail::Keys { source_key, destination_key } => {
-                write!(f, " srckey=0x{source_key:x} dstkey=0x{destination_key:x}")
-            }
-            Detail::None {} => Ok(()),
+/// Appends an event's line, newline included.
+pub(crate) fn event(e: &Event, style: Style, out: &mut String) {
+    if style.json {
+        json(&wire::Event::from(e), out);
+        out.push('\n');
+        return;
+    }
+    if style.timestamps {
+        let t = since_epoch(e.at);
+        // Never fails: it is a String.
+        let _ = write!(out, "[{}.{:06}]\t", t.as_secs(), t.subsec_micros());
+    }
+    let (kind, gone) = match e.kind {
+        EventKind::New => ("    [NEW] ", None),
+        EventKind::Update => (" [UPDATE] ", None),
+        EventKind::Destroy(why) => ("[DESTROY] ", Some(why)),
+    };
+    out.push_str(kind);
+    line(&e.connection, style.counters || gone.is_some(), gone.is_none(), out);
+    if let Some(why) = gone {
+        out.push_str(" reason=");
+        out.push_str(why.label());
+    }
+    out.push('\n');
+}
+
+/// Time since the epoch; zero before it.
+pub(crate) fn since_epoch(t: SystemTime) -> std::time::Duration {
+    t.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn json(value: &impl serde::Serialize, out: &mut String) {
+    out.push_str(&serde_json::to_string(value).expect("plain values are JSON"));
+}
+
+/// A connection in the line format; `alive`: with its timeout and state.
+fn line(c: &ConnectionInfo, counters: bool, alive: bool, out: &mut String) {
+    // Never fails: it is a String.
+    let _ = write_line(c, counters, alive, out);
+}
+
+fn write_line(c: &ConnectionInfo, counters: bool, alive: bool, f: &mut String) -> fmt::Result {
+    write!(f, "{:<8} {} ", protocol::name(c.proto), c.proto)?;
+    if alive {
+        write!(f, "{} ", c.remaining_ms / 1000)?;
+        if let Some(state) = c.state {
+            f.push_str(state);
+            f.push(' ');
         }
     }
+    flow(c.proto, &c.original, counters, f)?;
+    if !c.status.contains(Status::SEEN_REPLY) {
+        f.push_str("[UNREPLIED] ");
+    }
+    flow(c.proto, &c.reply, counters, f)?;
+    if c.status.contains(Status::ASSURED) {
+        f.push_str("[ASSURED] ");
+    }
+    // `use` counts references in the kernel; here a connection has one owner.
+    write!(f, "mark={} use=1", c.mark)
+}
+
+fn flow(proto: u8, x: &FlowInfo, counters: bool, f: &mut String) -> fmt::Result {
+    write!(f, "src={} dst={} ", x.source, x.destination)?;
+    match proto {
+        protocol::ICMP | protocol::ICMPV6 => {
+            let [kind, code] = x.destination_port.to_be_bytes();
+            write!(f, "type={kind} code={code} id={} ", x.source_port)?;
+        }
+        protocol::GRE => write!(f, "srckey=0x{:x} dstkey=0x{:x} ", x.source_port, x.destination_port)?,
+        p if protocol::has_ports(p) => write!(f, "sport={} dport={} ", x.source_port, x.destination_port)?,
+        _ => {}
+    }
+    if counters {
+        write!(f, "packets={} bytes={} ", x.packets, x.bytes)?;
+    }
+    Ok(())
 }
 
 /// In the format of `conntrack -L expect`. Source ports and, where anybody may come, addresses have empty masks.
@@ -63,9 +119,7 @@ impl fmt::Display for Expectation {
 
 #[cfg(test)]
 mod tests {
-    use dataplane::conntrack::Status;
-    use dataplane::worker::shared::{ConnectionInfo, FlowInfo};
-
+    use super::*;
     use crate::wire::Connection;
 
     fn info(proto: u8, addresses: [&str; 4], ports: [u16; 4], seconds: u32, status: u16) -> ConnectionInfo {
@@ -95,8 +149,10 @@ mod tests {
 
     #[track_caller]
     fn check(c: &ConnectionInfo, line: &str) {
+        let mut text = String::new();
+        connection(c, Style::default(), &mut text);
+        assert_eq!(text.strip_suffix('\n'), Some(line));
         let c = Connection::from(c);
-        assert_eq!(c.to_string(), line);
         let json = serde_json::to_string(&c).unwrap();
         assert_eq!(serde_json::from_str::<Connection>(&json).unwrap(), c, "{json}");
     }

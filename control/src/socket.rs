@@ -1,5 +1,7 @@
 //! The control socket's server side: one thread per client, so that a slow one holds up nobody.
 
+mod tracking;
+
 use std::fs;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::os::fd::AsRawFd;
@@ -8,28 +10,23 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use crossbeam::channel::{self, Receiver};
-use dataplane::worker::shared::{Command, Filter as Conditions};
+use dataplane::worker::shared::Edit;
 
 use crate::context::Context;
-use crate::wire::{Expectation, Filter, Request, Response};
+use crate::wire::{Request, Response};
 use crate::{status, sys};
 
 /// Clients served at the same time.
 const CLIENTS: usize = 16;
 /// How long a client may take to ask, or to read what it asked for.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a worker may take to answer. It goes on with its traffic first, but not that long.
-const WORKER_PATIENCE: Duration = Duration::from_secs(10);
 /// How often the thread looks whether it shall stop.
 const LOOK_UP: Duration = Duration::from_millis(100);
 /// The longest request in bytes.
 const REQUEST: u64 = 64 << 10;
-/// Chunks of connections a worker may be ahead of the client.
-const CHUNKS: usize = 8;
 
 /// The control socket; dropping it removes its file.
 #[derive(Debug)]
@@ -130,85 +127,24 @@ fn write(out: &mut impl Write, r: &Response) -> io::Result<()> {
 }
 
 /// Writes the answer but for its last line, which is returned.
-fn answer(request: Request, ctx: &Context, out: &mut impl Write) -> io::Result<Response> {
-    match request {
-        Request::Status => write(out, &Response::Status(Box::new(status::gather(ctx))))?,
-        Request::Count => {
-            let counters = ctx.shared.workers.iter().map(|w| &w.counters);
-            write(out, &Response::Count(counters.map(|c| c.connections4.get() + c.connections6.get()).sum()))?;
+fn answer(request: Request, ctx: &Context, out: &mut BufWriter<&UnixStream>) -> io::Result<Response> {
+    let done = match request {
+        Request::Status => {
+            write(out, &Response::Status(Box::new(status::gather(ctx))))?;
+            Ok(())
         }
-        Request::Expectations => {
-            let now = ctx.shared.now();
-            for e in ctx.shared.expectations.list().iter().filter(|e| !e.expires.reached(now)) {
-                write(out, &Response::Expectation(Expectation::new(e, now)))?;
-            }
+        Request::Count(filter) => tracking::count(&filter, ctx, out)?,
+        Request::List { filter, style } => tracking::list(&filter, style, ctx, out)?,
+        Request::Delete(filter) => tracking::edit(&filter, Edit::Delete, ctx, out)?,
+        Request::Update { filter, mark, timeout } => {
+            let mark = mark.map(|m| (m.value, m.mask));
+            tracking::edit(&filter, Edit::Update { mark, timeout }, ctx, out)?
         }
-        Request::List(filter) => return list(&filter, ctx, out),
-        Request::Delete(filter) => match delete(&filter, ctx) {
-            Ok(n) => write(out, &Response::Deleted(n))?,
-            Err(e) => return Ok(Response::Error(e)),
-        },
-    }
-    Ok(Response::End)
-}
-
-fn list(filter: &Filter, ctx: &Context, out: &mut impl Write) -> io::Result<Response> {
-    let conditions = match filter.conditions() {
-        Ok(c) => c,
-        Err(e) => return Ok(Response::Error(e)),
+        Request::Events { filter, kinds, style } => tracking::events(&filter, &kinds, style, ctx, out)?,
+        Request::Expectations => tracking::expectations(ctx, out)?,
+        Request::Stats => tracking::stats(ctx, out)?,
     };
-    // One worker after the other: the copies that wait for a slow client stay few.
-    for worker in 0..ctx.shared.workers.len() {
-        let chunks = match order(ctx, worker, CHUNKS, |reply| Command::List { filter: conditions.clone(), reply }) {
-            Ok(receiver) => receiver,
-            Err(e) => return Ok(Response::Error(e)),
-        };
-        loop {
-            match chunks.recv_timeout(WORKER_PATIENCE) {
-                Ok(chunk) => {
-                    for c in &chunk {
-                        write(out, &Response::Connection(Box::new(c.into())))?;
-                    }
-                }
-                Err(channel::RecvTimeoutError::Disconnected) => break,
-                Err(channel::RecvTimeoutError::Timeout) => return Ok(Response::Error(silent(worker))),
-            }
-        }
-    }
-    Ok(Response::End)
-}
-
-fn delete(filter: &Filter, ctx: &Context) -> Result<u64, String> {
-    let conditions: Conditions = filter.conditions()?;
-    let order_all = (0..ctx.shared.workers.len())
-        .map(|w| order(ctx, w, 1, |reply| Command::Delete { filter: conditions.clone(), reply }));
-    let receivers: Vec<Receiver<u64>> = order_all.collect::<Result<_, _>>()?;
-    let counts = receivers.iter().enumerate();
-    counts.map(|(w, r)| r.recv_timeout(WORKER_PATIENCE).map_err(|_| silent(w))).sum()
-}
-
-/// Gives a worker an order, waiting while others are queued before it.
-fn order<T>(
-    ctx: &Context,
-    worker: usize,
-    capacity: usize,
-    command: impl FnOnce(channel::Sender<T>) -> Command,
-) -> Result<Receiver<T>, String> {
-    let (sender, receiver) = channel::bounded(capacity);
-    let mut command = command(sender);
-    let began = Instant::now();
-    while let Err(refused) = ctx.shared.command(worker, command) {
-        if began.elapsed() > WORKER_PATIENCE {
-            return Err(silent(worker));
-        }
-        command = refused;
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(receiver)
-}
-
-fn silent(worker: usize) -> String {
-    format!("worker {worker} does not answer")
+    Ok(done.map_or_else(Response::Error, |()| Response::End))
 }
 
 #[cfg(test)]

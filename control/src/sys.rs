@@ -3,13 +3,14 @@
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-/// Waits until one of `fds` can be read or `timeout` has passed. Signals may end the wait early.
-pub(crate) fn readable(fds: &[RawFd], timeout: Duration) {
+/// Waits until one of `fds` can be read or `timeout` has passed; whether one can be read, or has ended. Signals may
+/// end the wait early.
+pub(crate) fn readable(fds: &[RawFd], timeout: Duration) -> bool {
     let mut polled: Vec<libc::pollfd> =
         fds.iter().map(|fd| libc::pollfd { fd: *fd, events: libc::POLLIN, revents: 0 }).collect();
     let ms = i32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
     // SAFETY: `polled` is an array of that many valid pollfd.
-    unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, ms) };
+    unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, ms) > 0 }
 }
 
 /// CLOCK_MONOTONIC in nanoseconds.

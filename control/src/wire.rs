@@ -4,12 +4,18 @@
 //! end of the stream, which without either means that the answer is cut off.
 
 use std::net::IpAddr;
+use std::str::FromStr;
 
+use config::AddressRange;
 use dataplane::conntrack::{Expectation as Expected, Status as Bits, Ticks};
 use dataplane::packet::protocol;
-use dataplane::worker::shared::{ConnectionInfo, Filter as Conditions, FlowInfo};
+use dataplane::worker::DropReason;
+use dataplane::worker::counters::Counters;
+use dataplane::worker::events::{self, EventKind};
+use dataplane::worker::listing::{self, ConnectionInfo, FlowInfo, Net};
 use serde::{Deserialize, Serialize};
 
+use crate::format::since_epoch;
 use crate::status::Status;
 
 /// What a client asks for.
@@ -18,12 +24,37 @@ use crate::status::Status;
 pub(crate) enum Request {
     /// How the gateway is.
     Status,
-    /// The connections that meet the conditions.
-    List(Filter),
-    /// How many connections there are.
-    Count,
+    /// The connections that meet the conditions, as lines.
+    List {
+        /// Which ones.
+        filter: Filter,
+        /// How they are written.
+        style: Style,
+    },
+    /// How many connections meet the conditions.
+    Count(Filter),
     /// Delete the connections that meet the conditions.
     Delete(Filter),
+    /// Change the connections that meet the conditions.
+    Update {
+        /// Which ones.
+        filter: Filter,
+        /// The new mark, or bits of it.
+        mark: Option<Mark>,
+        /// Seconds until they expire unless packets come.
+        timeout: Option<u32>,
+    },
+    /// What happens to connections, as lines, until the client goes.
+    Events {
+        /// To which ones.
+        filter: Filter,
+        /// Which kinds of events.
+        kinds: Vec<EventName>,
+        /// How they are written.
+        style: Style,
+    },
+    /// What each worker has counted about connections.
+    Stats,
     /// The connections that helpers expect.
     Expectations,
 }
@@ -34,18 +65,138 @@ pub(crate) enum Request {
 pub(crate) enum Response {
     /// Answers [`Request::Status`].
     Status(Box<Status>),
-    /// One of the connections asked for.
-    Connection(Box<Connection>),
-    /// Answers [`Request::Count`].
+    /// Some of the lines asked for, each ended by a newline.
+    Lines {
+        /// How many.
+        count: u64,
+        /// All of them.
+        text: String,
+    },
+    /// So many events were lost because the client reads too slowly.
+    Lost(u64),
+    /// Answers [`Request::Count`], [`Request::Delete`] and [`Request::Update`]: how many connections it was about.
     Count(u64),
-    /// Answers [`Request::Delete`]: how many were deleted.
-    Deleted(u64),
+    /// Answers [`Request::Stats`], a line for each worker.
+    Stats(TrackingStats),
     /// One of the expected connections.
     Expectation(Expectation),
     /// The request cannot be answered, or not to its end.
     Error(String),
     /// The answer is complete.
     End,
+}
+
+/// How connections are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Style {
+    /// As JSON, not in conntrack-tools' line format.
+    pub(crate) json: bool,
+    /// With packets and bytes; JSON always has them.
+    pub(crate) counters: bool,
+    /// Events with their time; JSON always has it.
+    pub(crate) timestamps: bool,
+}
+
+/// A kind of event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum EventName {
+    /// A connection has begun.
+    #[value(name = "NEW")]
+    New,
+    /// Its state, status or mark has changed.
+    #[value(name = "UPDATE", alias = "UPDATES")]
+    Update,
+    /// It has gone.
+    #[value(name = "DESTROY")]
+    Destroy,
+}
+
+/// A mark's bits, and which bits they are: `0x10/0xf0`, or a number alone for all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    /// The bits.
+    pub(crate) value: u32,
+    /// Which ones.
+    pub(crate) mask: u32,
+}
+
+impl FromStr for Mark {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let number = |s: &str| match s.strip_prefix("0x").or(s.strip_prefix("0X")) {
+            Some(hex) => u32::from_str_radix(hex, 16),
+            None => s.parse(),
+        };
+        let (value, mask) = s.split_once('/').unwrap_or((s, "0xffffffff"));
+        match (number(value), number(mask)) {
+            (Ok(value), Ok(mask)) if value & !mask == 0 => Ok(Mark { value, mask }),
+            (Ok(_), Ok(_)) => Err("the mark has bits outside its mask".to_owned()),
+            _ => Err("expected a number, decimal or 0x..., or NUMBER/MASK".to_owned()),
+        }
+    }
+}
+
+/// An address, a prefix or a range, as a policy writes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Addresses {
+    /// The first address.
+    pub(crate) first: IpAddr,
+    /// The last one.
+    pub(crate) last: IpAddr,
+}
+
+impl FromStr for Addresses {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s.parse::<AddressRange>() {
+            Ok(r) => Ok(Addresses { first: r.first(), last: r.last() }),
+            Err(e) => Err(e.help().map_or(e.to_string(), |help| format!("{e}; {help}"))),
+        }
+    }
+}
+
+/// What an end of a connection is translated to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Nat {
+    /// Anything.
+    Any,
+    /// One of these addresses.
+    To(Addresses),
+}
+
+impl From<Option<Addresses>> for Nat {
+    fn from(a: Option<Addresses>) -> Self {
+        a.map_or(Nat::Any, Nat::To)
+    }
+}
+
+impl Nat {
+    fn net(self) -> Net {
+        match self {
+            Nat::Any => Net::ALL,
+            Nat::To(a) => net(a),
+        }
+    }
+}
+
+/// Conditions on one direction of a connection; absent ones always hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct FlowFilter {
+    /// Source address, prefix or range.
+    pub(crate) source: Option<Addresses>,
+    /// Destination address, prefix or range.
+    pub(crate) destination: Option<Addresses>,
+    /// Source port.
+    pub(crate) source_port: Option<u16>,
+    /// Destination port.
+    pub(crate) destination_port: Option<u16>,
 }
 
 /// Which connections; absent conditions always hold.
@@ -56,20 +207,22 @@ pub(crate) struct Filter {
     pub(crate) family: Option<Family>,
     /// Transport protocol number.
     pub(crate) protocol: Option<u8>,
-    /// Original source address.
-    pub(crate) source: Option<IpAddr>,
-    /// Original destination address.
-    pub(crate) destination: Option<IpAddr>,
-    /// Original source port.
-    pub(crate) source_port: Option<u16>,
-    /// Original destination port.
-    pub(crate) destination_port: Option<u16>,
-    /// Destination of replies: the address the source was translated to.
-    pub(crate) reply_destination: Option<IpAddr>,
-    /// Status bits that must all be set, by the names of [`STATUS_NAMES`].
+    /// The original direction.
+    pub(crate) original: FlowFilter,
+    /// The reply direction.
+    pub(crate) reply: FlowFilter,
+    /// Status bits that must all be set, by the names of [`STATUS_NAMES`], or clear after `un`: `unreplied`.
     pub(crate) status: Vec<String>,
+    /// The state's name.
+    pub(crate) state: Option<String>,
     /// The connection mark.
-    pub(crate) mark: Option<u32>,
+    pub(crate) mark: Option<Mark>,
+    /// What the source is translated to.
+    pub(crate) source_nat: Option<Nat>,
+    /// What the destination is translated to.
+    pub(crate) destination_nat: Option<Nat>,
+    /// What either is translated to.
+    pub(crate) any_nat: Option<Nat>,
 }
 
 /// An address family.
@@ -93,34 +246,132 @@ pub(crate) const STATUS_NAMES: [(&str, Bits); 7] = [
     ("helper", Bits::HELPER),
 ];
 
+impl FlowFilter {
+    fn conditions(&self) -> listing::FlowFilter {
+        listing::FlowFilter {
+            source: self.source.map(net),
+            destination: self.destination.map(net),
+            source_port: self.source_port,
+            destination_port: self.destination_port,
+        }
+    }
+}
+
+fn net(a: Addresses) -> Net {
+    Net { first: a.first, last: a.last }
+}
+
 impl Filter {
     /// The filter as workers take it.
     ///
     /// # Errors
-    /// A sentence about a status name there is not.
-    pub(crate) fn conditions(&self) -> Result<Conditions, String> {
-        let mut status = Bits::default();
+    /// A sentence about a status or state name there is not.
+    pub(crate) fn conditions(&self) -> Result<listing::Filter, String> {
+        let (mut status, mut status_clear) = (Bits::default(), Bits::default());
         for name in &self.status {
             let lower = name.to_ascii_lowercase();
-            match STATUS_NAMES.iter().find(|(n, _)| *n == lower) {
-                Some((_, bit)) => status.insert(*bit),
-                None => {
+            let bit = |n: &str| STATUS_NAMES.iter().find(|(known, _)| *known == n).map(|(_, bit)| *bit);
+            match (bit(&lower), lower.as_str()) {
+                (Some(bit), _) => status.insert(bit),
+                (None, "unreplied") => status_clear.insert(Bits::SEEN_REPLY),
+                (None, "unassured") => status_clear.insert(Bits::ASSURED),
+                (None, _) => {
                     let known: Vec<_> = STATUS_NAMES.iter().map(|(n, _)| *n).collect();
-                    return Err(format!("there is no status `{name}`; known are {}", known.join(", ")));
+                    let known = known.join(", ");
+                    return Err(format!("there is no status `{name}`; known are {known}, unreplied, unassured"));
                 }
             }
         }
-        Ok(Conditions {
+        let state = self.state.as_ref().map(|s| s.to_ascii_uppercase());
+        if let Some(unknown) = state.as_ref().filter(|s| !STATES.contains(&s.as_str())) {
+            return Err(format!("there is no state `{unknown}`; known are {}", STATES.join(", ")));
+        }
+        Ok(listing::Filter {
             v6: self.family.map(|f| f == Family::Ipv6),
             proto: self.protocol,
-            source: self.source,
-            destination: self.destination,
-            source_port: self.source_port,
-            destination_port: self.destination_port,
-            reply_destination: self.reply_destination,
+            original: self.original.conditions(),
+            reply: self.reply.conditions(),
             status,
-            mark: self.mark,
+            status_clear,
+            state,
+            mark: self.mark.map(|m| (m.value, m.mask)),
+            source_nat: self.source_nat.map(Nat::net),
+            destination_nat: self.destination_nat.map(Nat::net),
+            any_nat: self.any_nat.map(Nat::net),
         })
+    }
+}
+
+/// The states' names, TCP's and SCTP's.
+const STATES: [&str; 16] = [
+    "SYN_SENT",
+    "SYN_RECV",
+    "ESTABLISHED",
+    "FIN_WAIT",
+    "CLOSE_WAIT",
+    "LAST_ACK",
+    "TIME_WAIT",
+    "CLOSE",
+    "SYN_SENT2",
+    "CLOSED",
+    "COOKIE_WAIT",
+    "COOKIE_ECHOED",
+    "SHUTDOWN_SENT",
+    "SHUTDOWN_RECD",
+    "SHUTDOWN_ACK_SENT",
+    "HEARTBEAT_SENT",
+];
+
+/// What a worker has counted about connections.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TrackingStats {
+    /// The worker.
+    pub(crate) worker: usize,
+    /// Connections now.
+    pub(crate) entries: u64,
+    /// Connections entered.
+    pub(crate) insert: u64,
+    /// Connections not entered because another packet made the same one at the same moment.
+    pub(crate) insert_failed: u64,
+    /// Packets that fit no connection and could begin none.
+    pub(crate) invalid: u64,
+    /// New connections refused because the table was full.
+    pub(crate) table_full: u64,
+    /// Unassured connections dropped to make room.
+    pub(crate) early_drop: u64,
+    /// New connections refused because no port or address was free.
+    pub(crate) nat_exhausted: u64,
+    /// New connections refused by the limits of their source.
+    pub(crate) source_limit: u64,
+    /// Connections that expired.
+    pub(crate) expired: u64,
+    /// Connections deleted.
+    pub(crate) deleted: u64,
+    /// Frames handed to another worker.
+    pub(crate) handed_off: u64,
+    /// Frames taken over from another worker.
+    pub(crate) taken_over: u64,
+}
+
+impl TrackingStats {
+    /// What this worker's counters say.
+    pub(crate) fn new(worker: usize, c: &Counters) -> Self {
+        let dropped = |r: DropReason| c.drops[r as usize].get();
+        TrackingStats {
+            worker,
+            entries: c.connections4.get() + c.connections6.get(),
+            insert: c.created.iter().map(|c| c.get()).sum(),
+            insert_failed: dropped(DropReason::InsertFailed),
+            invalid: dropped(DropReason::Invalid) + dropped(DropReason::InvalidUntranslated),
+            table_full: dropped(DropReason::TableFull),
+            early_drop: c.early_dropped.get(),
+            nat_exhausted: dropped(DropReason::NatExhausted),
+            source_limit: dropped(DropReason::SourceConnections) + dropped(DropReason::SourceRate),
+            expired: c.expired.get(),
+            deleted: c.deleted.get(),
+            handed_off: c.handed_off.get(),
+            taken_over: c.taken_over.get(),
+        }
     }
 }
 
@@ -195,6 +446,32 @@ pub(crate) enum Detail {
     },
     /// Protocols without ports.
     None {},
+}
+
+/// An event as clients see it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Event {
+    /// What happened.
+    pub(crate) event: EventName,
+    /// When, in seconds since the epoch.
+    pub(crate) at: f64,
+    /// Why the connection has gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
+    /// The connection as it then was.
+    #[serde(flatten)]
+    pub(crate) connection: Connection,
+}
+
+impl From<&events::Event> for Event {
+    fn from(e: &events::Event) -> Self {
+        let (event, reason) = match e.kind {
+            EventKind::New => (EventName::New, None),
+            EventKind::Update => (EventName::Update, None),
+            EventKind::Destroy(why) => (EventName::Destroy, Some(why.label().to_owned())),
+        };
+        Event { event, at: since_epoch(e.at).as_secs_f64(), reason, connection: (&e.connection).into() }
+    }
 }
 
 /// An expected connection as clients see it.

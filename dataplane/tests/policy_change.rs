@@ -12,7 +12,8 @@ use dataplane::policy::{
     TrackingRule,
 };
 use dataplane::worker::Judged;
-use dataplane::worker::shared::{Command, ConnectionInfo, Filter};
+use dataplane::worker::listing::{ConnectionInfo, Filter, FlowFilter};
+use dataplane::worker::shared::{Command, Edit};
 use etherparse::PacketBuilder;
 use support::*;
 
@@ -69,7 +70,7 @@ fn judge(g: &mut Gateway, policy: Policy) -> Judged {
 fn list(g: &mut Gateway) -> Vec<ConnectionInfo> {
     let (reply, receiver) = channel::bounded(1000);
     for w in 0..g.workers.len() {
-        g.shared.command(w, Command::List { filter: Filter::default(), reply: reply.clone() }).unwrap();
+        g.shared.command(w, Command::List { filter: Box::default(), reply: reply.clone() }).unwrap();
     }
     drop(reply);
     g.run();
@@ -78,7 +79,7 @@ fn list(g: &mut Gateway) -> Vec<ConnectionInfo> {
 
 fn delete(g: &mut Gateway, filter: Filter) {
     let (reply, _) = channel::bounded(1);
-    g.shared.command(0, Command::Delete { filter, reply }).unwrap();
+    g.shared.command(0, Command::Edit { filter: Box::new(filter), edit: Edit::Delete, reply }).unwrap();
     g.run();
 }
 
@@ -174,7 +175,8 @@ fn what_is_counted_is_what_goes() {
             let moved = udp("10.10.0.9", "203.0.113.77", 4000, 54);
             g.packet(LAN, &udp("10.10.0.8", "203.0.113.77", 4000, 54));
             assert_ne!(source(&g.packet(LAN, &moved)[0].1).1, 4000);
-            delete(&mut g, Filter { source: Some(ip("10.10.0.8")), ..Filter::default() });
+            let original = FlowFilter { source: Some(ip("10.10.0.8").into()), ..FlowFilter::default() };
+            delete(&mut g, Filter { original, ..Filter::default() });
             g.packet_at(workers - 1, LAN, &udp(CLIENT, SERVER, 4001, 53));
             g.packet(WAN, &udp(SERVER, OUTSIDE, 9000, 5353));
             assert_eq!(list(&mut g).len(), 3);

@@ -31,7 +31,8 @@ pub(super) fn ask(
         }
         _ => anyhow::anyhow!("connecting to sluice at {}: {e}", socket.display()),
     })?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    // Events come when they come.
+    stream.set_read_timeout(Some(PATIENCE).filter(|_| !matches!(request, Request::Events { .. })))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line).context("asking sluice")?;
@@ -48,7 +49,12 @@ pub(super) fn ask(
 
 /// Prints a line; a reader that has gone away (`| head`) ends the program without a complaint.
 pub(super) fn print(out: &mut impl Write, line: impl std::fmt::Display) -> anyhow::Result<()> {
-    match writeln!(out, "{line}") {
+    written(writeln!(out, "{line}"))
+}
+
+/// The outcome of writing to standard output; a reader that has gone away ends the program without a complaint.
+pub(super) fn written(outcome: io::Result<()>) -> anyhow::Result<()> {
+    match outcome {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         other => Ok(other?),
     }

@@ -41,7 +41,7 @@ enum Verb {
     /// Look at the connections, and delete them
     Conntrack {
         #[command(subcommand)]
-        verb: conntrack::Verb,
+        verb: Box<conntrack::Verb>,
     },
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Run { config } => crate::daemon::run(&config),
         Verb::Check { file, json } => check(&file, json),
         Verb::Status { client } => status::run(&client),
-        Verb::Conntrack { verb } => conntrack::run(verb),
+        Verb::Conntrack { verb } => conntrack::run(*verb),
     }
 }
 

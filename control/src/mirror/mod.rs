@@ -24,7 +24,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use dataplane::policy::{InterfaceId, Policy};
 use dataplane::route::{Fib, Interface};
-use dataplane::worker::shared::{Command, Filter, NeighbourRequest, Shared};
+use dataplane::worker::listing::{Filter, FlowFilter};
+use dataplane::worker::shared::{Command, Edit, NeighbourRequest, Shared};
 use netlink_packet_core::NLM_F_CREATE;
 
 pub(crate) use local::LocalAddresses;
@@ -190,10 +191,12 @@ impl Mirror {
     fn end_lost_connections(&mut self) {
         let Mirror { shared, local, lost, .. } = self;
         lost.retain(|(address, worker)| {
-            let filter = Filter { reply_destination: Some(*address), ..Filter::default() };
+            let reply = FlowFilter { destination: Some((*address).into()), ..FlowFilter::default() };
+            let filter = Box::new(Filter { reply, ..Filter::default() });
             // Nobody waits for the number.
             let (reply, _) = crossbeam::channel::bounded(1);
-            !local.contains_key(address) && shared.command(*worker, Command::Delete { filter, reply }).is_err()
+            !local.contains_key(address)
+                && shared.command(*worker, Command::Edit { filter, edit: Edit::Delete, reply }).is_err()
         });
     }
 

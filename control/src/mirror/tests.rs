@@ -252,7 +252,7 @@ fn links_and_addresses_are_followed() {
         let deleted = std::iter::from_fn(|| m.shared.workers[0].commands.pop());
         let gone: Vec<_> = deleted
             .map(|c| match c {
-                Command::Delete { filter, .. } => filter.reply_destination.unwrap().to_string(),
+                Command::Edit { filter, .. } => filter.reply.destination.unwrap().first.to_string(),
                 other => panic!("{other:?}"),
             })
             .collect();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::counters::Counters;
+use super::events::Subscription;
 use super::reason::DropReason;
 use super::shared::{Handed, Lent, NeighbourRequest, Punt, Shared};
 use crate::conntrack::Ticks;
@@ -34,6 +35,8 @@ pub(super) struct Core<P> {
     icmp_filled: Ticks,
     /// Frames lent to other workers.
     pub(super) lent: u32,
+    /// Who listens to events.
+    pub(super) listeners: Vec<Arc<Subscription>>,
 }
 
 impl<P: Port> Core<P> {
@@ -53,6 +56,7 @@ impl<P: Port> Core<P> {
             icmp_tokens: 0,
             icmp_filled: now,
             lent: 0,
+            listeners: Vec::new(),
         }
     }
 

@@ -8,6 +8,7 @@ use ahash::RandomState;
 use super::announce::Extension;
 use super::core::Core;
 use super::counters::Counter;
+use super::events::EventKind;
 use super::limits::Sources;
 use super::neighbour::Neighbours;
 use super::shared::{Handed, Shared, WorkerShared};
@@ -71,6 +72,8 @@ pub(super) enum Removal {
     EarlyDrop,
     /// The new policy would not let it begin.
     Revalidated,
+    /// A new connection between the same endpoints takes its place.
+    Reopened,
 }
 
 /// One family's connections and next hops.
@@ -178,6 +181,9 @@ impl<A: Member> Family<A> {
         self.table.insert(hashes[0], slot, Direction::Original);
         self.table.insert(hashes[1], slot, Direction::Reply);
         w.counters().created[kind].inc();
+        if !w.listeners.is_empty() {
+            w.tell(EventKind::New, &c);
+        }
         Some(slot)
     }
 
@@ -194,9 +200,12 @@ impl<A: Member> Family<A> {
             self.release_held(w, slot, &c);
         }
         w.release_connection();
+        if !w.listeners.is_empty() {
+            w.tell(EventKind::Destroy(why.into()), &c);
+        }
         match why {
             Removal::Expired => w.counters().expired.inc(),
-            Removal::Deleted => w.counters().deleted.inc(),
+            Removal::Deleted | Removal::Reopened => w.counters().deleted.inc(),
             Removal::EarlyDrop => w.counters().early_dropped.inc(),
             Removal::Revalidated => w.counters().revalidated.inc(),
         }

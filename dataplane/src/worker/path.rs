@@ -78,7 +78,7 @@ pub(super) fn decide<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: 
         Tracked::Valid => established(w, t, p, slot, d),
         Tracked::Invalid => invalid(w, t, p, true),
         Tracked::Reopens => {
-            t.remove(w, slot, Removal::Deleted);
+            t.remove(w, slot, Removal::Reopened);
             first(w, t, p, &key)
         }
     }

@@ -149,7 +149,7 @@ impl<P: Port> Worker<P> {
                 self.ports_flushed &= port.unsent() == 0;
             }
         }
-        self.tasks.turn(&mut self.core, &mut self.families);
+        self.tasks.turn(&mut self.core, &mut self.families, frames > 0);
         if self.housekeeping.after_ms(HOUSEKEEPING_MS).reached(self.core.now) {
             self.housekeeping = self.core.now;
             give_up::<P, V4>(&mut self.core, &mut self.families);

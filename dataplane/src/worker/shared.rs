@@ -12,8 +12,10 @@ use crossbeam::queue::ArrayQueue;
 
 use super::counters::Counters;
 use super::directory::Directory;
+use super::events::Subscription;
+use super::listing::{ConnectionInfo, Filter};
 use super::succession::Judged;
-use crate::conntrack::{Expectations, SlabView, Status, Ticks};
+use crate::conntrack::{Expectations, SlabView, Ticks};
 use crate::io::EventFd;
 use crate::nat::Mappings;
 use crate::packet::{V4, V6};
@@ -140,43 +142,22 @@ pub struct Punt {
     pub frame: Box<[u8]>,
 }
 
-/// Which connections a command is about; absent conditions always hold.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// IPv4 only (`Some(false)`) or IPv6 only (`Some(true)`).
-    pub v6: Option<bool>,
-    /// Transport protocol.
-    pub proto: Option<u8>,
-    /// Original source address.
-    pub source: Option<IpAddr>,
-    /// Original destination address.
-    pub destination: Option<IpAddr>,
-    /// Original source port.
-    pub source_port: Option<u16>,
-    /// Original destination port.
-    pub destination_port: Option<u16>,
-    /// Destination of replies: the address the source was translated to.
-    pub reply_destination: Option<IpAddr>,
-    /// Status bits that must all be set.
-    pub status: Status,
-    /// The connection mark.
-    pub mark: Option<u32>,
-}
-
 /// An order to one worker.
 #[derive(Debug)]
 pub enum Command {
     /// Send all matching connections in chunks; dropping the sender marks the end.
     List {
         /// Which ones.
-        filter: Filter,
+        filter: Box<Filter>,
         /// Where to; bounded, and the worker goes on with traffic while it is full.
         reply: Sender<Vec<ConnectionInfo>>,
     },
-    /// Delete matching connections and answer how many they were.
-    Delete {
+    /// Do something to matching connections and answer how many they were.
+    Edit {
         /// Which ones.
-        filter: Filter,
+        filter: Box<Filter>,
+        /// What to do.
+        edit: Edit,
         /// Gets one number.
         reply: Sender<u64>,
     },
@@ -187,44 +168,24 @@ pub enum Command {
         /// Gets the numbers.
         reply: Sender<Judged>,
     },
+    /// Tell of what happens to matching connections from now on.
+    Subscribe(Arc<Subscription>),
 }
 
-/// A connection as listings show it.
-#[derive(Debug, Clone)]
-pub struct ConnectionInfo {
-    /// The worker that owns it.
-    pub worker: u16,
-    /// Transport protocol.
-    pub proto: u8,
-    /// Original direction.
-    pub original: FlowInfo,
-    /// Reply direction.
-    pub reply: FlowInfo,
-    /// Milliseconds until it expires.
-    pub remaining_ms: u32,
-    /// The state's name, for TCP and SCTP.
-    pub state: Option<&'static str>,
-    /// Status bits.
-    pub status: Status,
-    /// Connection mark.
-    pub mark: u32,
-}
-
-/// One direction of a connection as listings show it.
-#[derive(Debug, Clone, Copy)]
-pub struct FlowInfo {
-    /// Source address.
-    pub source: IpAddr,
-    /// Destination address.
-    pub destination: IpAddr,
-    /// Source port, or ICMP identifier.
-    pub source_port: u16,
-    /// Destination port, or ICMP type (upper byte) and code.
-    pub destination_port: u16,
-    /// Packets so far.
-    pub packets: u32,
-    /// Bytes so far.
-    pub bytes: u64,
+/// What is done to connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edit {
+    /// Nothing: they are counted.
+    Count,
+    /// They are deleted.
+    Delete,
+    /// They are changed.
+    Update {
+        /// The new bits of the mark, and which bits they are.
+        mark: Option<(u32, u32)>,
+        /// Seconds until they expire unless packets come.
+        timeout: Option<u32>,
+    },
 }
 
 impl Shared {

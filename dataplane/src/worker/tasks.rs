@@ -3,24 +3,24 @@
 use std::collections::VecDeque;
 
 use super::core::Core;
+use super::events::Before;
 use super::family::{Families, Family, Member, Removal};
-use super::shared::{Command, ConnectionInfo, Filter, FlowInfo, Slot};
+use super::listing::ConnectionInfo;
+use super::shared::{Command, Edit, Slot};
 use super::succession;
-use crate::conntrack::{Connection, Direction, Private};
 use crate::io::Port;
-use crate::packet::Address;
 
-/// Slots a listing or deletion looks at between two bursts.
-const SLICE: u32 = 1024;
+/// Slots a walk looks at in a turn without traffic, and between two bursts.
+const SLICE: [u32; 2] = [1024, 64];
 
-/// A listing or deletion under way.
+/// A walk over all connections under way.
 #[derive(Debug)]
 struct Walk {
     command: Command,
     /// The family being walked, and the next slot.
     v6: bool,
     at: u32,
-    deleted: u64,
+    edited: u64,
 }
 
 /// Orders that take more than one turn.
@@ -42,8 +42,8 @@ impl Tasks {
         self.policies.push_back(succession::Walk::adopt(generation));
     }
 
-    /// Does a bounded amount of work.
-    pub(super) fn turn<P: Port>(&mut self, w: &mut Core<P>, f: &mut Families) {
+    /// Does a bounded amount of work, less in a turn in which frames came (`busy`).
+    pub(super) fn turn<P: Port>(&mut self, w: &mut Core<P>, f: &mut Families, busy: bool) {
         let shared = w.shared.clone();
         let own = &shared.workers[usize::from(w.id)];
         while let Some(index) = own.returns.pop() {
@@ -58,9 +58,11 @@ impl Tasks {
                 }
             }
         }
+        w.listeners.retain(|s| !s.is_closed());
         match own.commands.pop() {
             Some(Command::Judge { policy, reply }) => self.policies.push_back(succession::Walk::judge(policy, reply)),
-            Some(command) => self.walks.push_back(Walk { command, v6: false, at: 0, deleted: 0 }),
+            Some(Command::Subscribe(listener)) => w.listeners.push(listener),
+            Some(command) => self.walks.push_back(Walk { command, v6: false, at: 0, edited: 0 }),
             None => {}
         }
         if let Some(mut walk) = self.policies.pop_front()
@@ -69,14 +71,16 @@ impl Tasks {
             self.policies.push_back(walk);
         }
         if let Some(mut walk) = self.walks.pop_front() {
-            let goes_on = if walk.v6 { slice(w, &mut f.v6, &mut walk) } else { slice(w, &mut f.v4, &mut walk) };
+            let size = SLICE[usize::from(busy)];
+            let goes_on =
+                if walk.v6 { slice(w, &mut f.v6, &mut walk, size) } else { slice(w, &mut f.v4, &mut walk, size) };
             if goes_on {
                 self.walks.push_back(walk);
-            } else if let Command::Delete { reply, .. } = walk.command {
+            } else if let Command::Edit { reply, .. } = walk.command {
                 // Who asked may count next.
                 gauges(w, f);
                 // Nobody may be waiting for the number any more.
-                let _ = reply.try_send(walk.deleted);
+                let _ = reply.try_send(walk.edited);
             }
         }
     }
@@ -95,8 +99,8 @@ fn expire<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, slot: u32) {
 }
 
 /// Walks one slice. False when the walk is over.
-fn slice<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, walk: &mut Walk) -> bool {
-    let end = (walk.at + SLICE).min(t.slab.high_water());
+fn slice<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, walk: &mut Walk, size: u32) -> bool {
+    let end = (walk.at + size).min(t.slab.high_water());
     match &walk.command {
         Command::List { filter, reply } => {
             if reply.is_full() {
@@ -106,23 +110,24 @@ fn slice<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, walk: &mut Walk
                 .filter(|i| t.slab.is_live(*i))
                 .map(|i| t.slab.get(i))
                 .filter(|c| !c.deadline.reached(w.now))
-                .map(|c| info(w, c))
+                .map(|c| ConnectionInfo::new(w.id, w.now, c))
                 .filter(|c| filter.matches(c))
                 .collect();
             if !chunk.is_empty() && reply.try_send(chunk).is_err() {
                 return false;
             }
         }
-        Command::Delete { filter, .. } => {
-            for i in walk.at..end {
-                if t.slab.is_live(i) && filter.matches(&info(w, t.slab.get(i))) {
-                    t.remove(w, i, Removal::Deleted);
-                    walk.deleted += 1;
+        Command::Edit { filter, edit, .. } => {
+            for i in (walk.at..end).filter(|i| t.slab.is_live(*i)).collect::<Vec<_>>() {
+                let c = t.slab.get(i);
+                if !c.deadline.reached(w.now) && filter.matches(&ConnectionInfo::new(w.id, w.now, c)) {
+                    apply(w, t, i, *edit);
+                    walk.edited += 1;
                 }
             }
         }
-        // Walked by `succession`.
-        Command::Judge { .. } => return false,
+        // Walked by `succession`, and no walk at all.
+        Command::Judge { .. } | Command::Subscribe(_) => return false,
     }
     walk.at = end;
     if end < t.slab.high_water() {
@@ -132,46 +137,23 @@ fn slice<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, walk: &mut Walk
     !std::mem::replace(&mut walk.v6, true)
 }
 
-fn info<P: Port, A: Address>(w: &Core<P>, c: &Connection<A>) -> ConnectionInfo {
-    let flow = |d: Direction| {
-        let t = c.tuple(d);
-        FlowInfo {
-            source: t.src.ip(),
-            destination: t.dst.ip(),
-            source_port: t.sport,
-            destination_port: t.dport,
-            packets: c.packets[d as usize],
-            bytes: c.bytes[d as usize],
+fn apply<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, slot: u32, edit: Edit) {
+    match edit {
+        Edit::Count => {}
+        Edit::Delete => t.remove(w, slot, Removal::Deleted),
+        Edit::Update { mark, timeout } => {
+            let c = t.slab.get_mut(slot);
+            let before = Before::new(c);
+            if let Some((value, mask)) = mark {
+                c.mark = c.mark & !mask | value & mask;
+            }
+            if let Some(seconds) = timeout {
+                t.slab.refresh(slot, w.now.after(seconds));
+            }
+            if !w.listeners.is_empty() {
+                w.tell_change(&before, t.slab.get(slot));
+            }
         }
-    };
-    ConnectionInfo {
-        worker: w.id,
-        proto: c.proto,
-        original: flow(Direction::Original),
-        reply: flow(Direction::Reply),
-        remaining_ms: c.deadline.remaining_ms(w.now),
-        state: match &c.private {
-            Private::Tcp(t) => Some(t.state().label()),
-            Private::Sctp(t) => Some(t.state().label()),
-            _ => None,
-        },
-        status: c.status,
-        mark: c.mark,
-    }
-}
-
-impl Filter {
-    /// Whether every condition holds.
-    pub fn matches(&self, c: &ConnectionInfo) -> bool {
-        self.v6.is_none_or(|v6| v6 == c.original.source.is_ipv6())
-            && self.proto.is_none_or(|p| p == c.proto)
-            && self.source.is_none_or(|a| a == c.original.source)
-            && self.destination.is_none_or(|a| a == c.original.destination)
-            && self.source_port.is_none_or(|p| p == c.original.source_port)
-            && self.destination_port.is_none_or(|p| p == c.original.destination_port)
-            && self.reply_destination.is_none_or(|a| a == c.reply.destination)
-            && c.status.contains(self.status)
-            && self.mark.is_none_or(|m| m == c.mark)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Following a connection: what each packet does to its state and its deadline.
 
 use super::core::Core;
+use super::events::Before;
 use super::family::{Family, Member, Packet};
 use crate::conntrack::sctp::SctpOutcome;
 use crate::conntrack::tcp::{TcpOutcome, TcpSegment};
@@ -138,9 +139,13 @@ pub(super) fn packet<P: Port, A: Member>(
     d: Direction,
 ) -> Tracked {
     let c = t.slab.get_mut(slot);
+    let before = (!w.listeners.is_empty()).then(|| Before::new(c));
     let (tracked, deadline) = follow(w, c, d, p);
     if let Some(deadline) = deadline {
         t.slab.refresh(slot, deadline);
+    }
+    if let Some(before) = before {
+        w.tell_change(&before, t.slab.get(slot));
     }
     tracked
 }

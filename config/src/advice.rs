@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use dataplane::conntrack::{CtState, Status};
 use dataplane::packet::{Address, V4, V6};
 use dataplane::policy::{
-    Action, AddressSet, DestinationNat, DestinationTranslation, Match, PortSet, PrefixMap, Rule, SourceNat,
+    Action, AddressSet, DestinationNat, DestinationTranslation, Family, Match, PortSet, PrefixMap, Rule, SourceNat,
 };
 use ipnet::IpNet;
 
@@ -95,6 +95,9 @@ fn covers(a: &Match, b: &Match, sets: &mut Subsets) -> bool {
     }
     wider(&a.from, &b.from, |a, b| b.0 & !a.0 == 0)
         && wider(&a.to, &b.to, |a, b| b.0 & !a.0 == 0)
+        && wider(&a.family, &family_of(b), |a, b| a == b)
+        && wider(&a.icmp, &b.icmp, |a, b| within(a.v4.ranges(), b.v4.ranges()) && within(a.v6.ranges(), b.v6.ranges()))
+        && wider(&a.tcp_flags, &b.tcp_flags, |a, b| a.set & !b.set == 0 && a.clear & !b.clear == 0)
         && wider(&a.states, &b.states, |a, b| b.0 & !a.0 == 0)
         && wider(&a.status, &b.status, |a, b| b.contains(*a))
         && wider(&a.mark, &b.mark, |a, b| a.1 & !b.1 == 0 && b.0 & a.1 == a.0)
@@ -103,6 +106,15 @@ fn covers(a: &Match, b: &Match, sets: &mut Subsets) -> bool {
         && wider(&a.source_port, &b.source_port, |a, b| within(a.ranges(), b.ranges()))
         && wider(&a.destination, &b.destination, |a, b| sets.subset(a, b))
         && wider(&a.source, &b.source, |a, b| sets.subset(a, b))
+}
+
+/// The one family that packets must have to match.
+fn family_of(m: &Match) -> Option<Family> {
+    match (m.concerns(Family::V4), m.concerns(Family::V6)) {
+        (true, false) => Some(Family::V4),
+        (false, true) => Some(Family::V6),
+        _ => None,
+    }
 }
 
 /// Whether each range of `b` lies in one of `a`; both sorted and disjoint.
@@ -190,6 +202,7 @@ fn may_accept(m: &Match, t: &DestinationNat) -> bool {
         }),
     };
     begins(m)
+        && [Family::V4, Family::V6].iter().any(|f| m.concerns(*f) && t.matcher.concerns(*f))
         && both(m.from.map(|z| z.0), t.matcher.from.map(|z| z.0), |a, b| a & b != 0)
         && both(m.protocols.as_ref(), t.matcher.protocols.as_ref(), |a, b| a.iter().any(|p| b.contains(p)))
         && m.destination_port.as_ref().is_none_or(ports_meet)
@@ -200,6 +213,7 @@ fn may_accept(m: &Match, t: &DestinationNat) -> bool {
 /// Whether the first packet of a connection whose source the fixed translation `s` translates may meet `m`.
 fn may_accept_from(m: &Match, s: &SourceNat) -> bool {
     begins(m)
+        && [Family::V4, Family::V6].iter().any(|f| m.concerns(*f) && s.matcher.concerns(*f))
         && both(m.to.map(|z| z.0), s.matcher.to.map(|z| z.0), |a, b| a & b != 0)
         && both(m.source.as_ref(), s.matcher.source.as_ref(), addresses_meet)
 }

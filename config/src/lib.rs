@@ -13,6 +13,7 @@ mod conntrack;
 mod diagnostic;
 mod document;
 pub mod duration;
+mod icmp;
 mod mark;
 mod matching;
 mod names;

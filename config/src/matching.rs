@@ -1,16 +1,18 @@
 //! The `match` of a rule, wherever the rule stands.
 
+use dataplane::conntrack::tcp::flags;
 use dataplane::conntrack::{CtState, Status};
 use dataplane::packet::protocol::{self, has_ports};
-use dataplane::policy::{AddressSet, Match, States};
+use dataplane::policy::{AddressSet, Family, IcmpTypes, Match, States, TcpFlags};
 
+use crate::icmp;
 use crate::mark;
 use crate::names::{Names, zones};
 use crate::protocol as protocols;
 use crate::read::{Fields, Keys, choice, scalar, some_items};
 use crate::report::{Report, Span};
 use crate::sets::{addresses, ports};
-use crate::yaml::Node;
+use crate::yaml::{Node, Value};
 
 /// The list a rule stands in; it decides which facts are known when the rule is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +35,12 @@ macro_rules! vocabulary {
             ("ports", "the destination port is `port`; it may be a list"),
             ("destination_port", "the destination port is `port`"),
             ("sport", "the source port is `source_port`"),
+            ("icmp", "the type of ICMP and ICMPv6 messages is `icmp_type`"),
+            ("icmpv6", "the type of ICMP and ICMPv6 messages is `icmp_type`"),
+            ("icmpv6_type", "`icmp_type` is for ICMPv6 too"),
+            ("icmp_code", "the code follows the type: `icmp_type: destination-unreachable/port-unreachable`"),
+            ("flags", "the flags of TCP segments are `tcp_flags`"),
+            ("syn", "write `tcp_flags: { set: syn, clear: ack }`"),
             ("proto", "the transport protocol is `protocol`"),
             ("ctmark", "the connection's mark is `mark`"),
             ("connmark", "the connection's mark is `mark`"),
@@ -44,11 +52,25 @@ macro_rules! vocabulary {
 }
 
 const FORWARD: Keys = Keys {
-    known: &["from", "to", "source", "destination", "protocol", "port", "source_port", "state", "status", "mark"],
+    known: &[
+        "from",
+        "to",
+        "family",
+        "source",
+        "destination",
+        "protocol",
+        "port",
+        "source_port",
+        "icmp_type",
+        "tcp_flags",
+        "state",
+        "status",
+        "mark",
+    ],
     foreign: vocabulary![],
 };
 const TRACKING: Keys = Keys {
-    known: &["from", "source", "destination", "protocol", "port", "source_port"],
+    known: &["from", "family", "source", "destination", "protocol", "port", "source_port", "icmp_type", "tcp_flags"],
     foreign: vocabulary![
         ("to", "the egress zone is not known before a packet is tracked"),
         ("state", "the state is not known before a packet is tracked"),
@@ -57,25 +79,49 @@ const TRACKING: Keys = Keys {
     ],
 };
 const DESTINATION: Keys = Keys {
-    known: &["from", "source", "destination", "protocol", "port", "source_port"],
+    known: &["from", "family", "source", "destination", "protocol", "port", "source_port", "icmp_type", "tcp_flags"],
     foreign: vocabulary![
         ("to", "the egress zone is not known before the destination is translated"),
         ("state", "a translation is chosen on the first packet of a connection, whatever its state"),
         ("status", "nothing is translated yet when a destination translation is chosen"),
-        ("mark", NO_MARK_YET),
+        ("mark", "a connection gets its mark from the rules, which come after the destination is translated"),
     ],
 };
 const SOURCE: Keys = Keys {
-    known: &["from", "to", "source", "destination", "protocol", "port", "source_port", "status"],
-    foreign: vocabulary![
-        ("state", "a translation is chosen on the first packet of a connection, whatever its state"),
-        ("mark", NO_MARK_YET),
+    known: &[
+        "from",
+        "to",
+        "family",
+        "source",
+        "destination",
+        "protocol",
+        "port",
+        "source_port",
+        "icmp_type",
+        "tcp_flags",
+        "status",
+        "mark",
     ],
+    foreign: vocabulary![("state", "a translation is chosen on the first packet of a connection, whatever its state")],
 };
 
-/// Help for marks where translations are chosen.
-const NO_MARK_YET: &str = "a connection has no mark yet when its translations are chosen";
+const TCP_FLAGS: Keys = Keys {
+    known: &["set", "clear"],
+    foreign: &[("mask", "flags that neither `set` nor `clear` names are not looked at")],
+};
 
+/// The flags of a TCP segment.
+const FLAGS: [(&str, u8); 8] = [
+    ("fin", flags::FIN),
+    ("syn", flags::SYN),
+    ("rst", flags::RST),
+    ("psh", flags::PSH),
+    ("ack", flags::ACK),
+    ("urg", flags::URG),
+    ("ece", flags::ECE),
+    ("cwr", flags::CWR),
+];
+const FAMILIES: [(&str, Family); 2] = [("ipv4", Family::V4), ("ipv6", Family::V6)];
 const STATES: [(&str, CtState); 5] = [
     ("new", CtState::New),
     ("established", CtState::Established),
@@ -113,11 +159,20 @@ pub(crate) fn conditions<'t>(report: &mut Report<'t>, rule: &Fields<'_, 't>, nam
             *slot = zones(report, n, names, key, "leave the key out to match every zone");
         }
     }
+    m.family = get("family").and_then(|n| choice(report, n, "an address family", &FAMILIES));
     m.source = get("source").and_then(|n| addresses(report, n, &names.sets, "source"));
     m.destination = get("destination").and_then(|n| addresses(report, n, &names.sets, "destination"));
     m.protocols = get("protocol").and_then(|n| protocol_list(report, n));
     m.destination_port = get("port").and_then(|n| ports(report, n, &names.sets, "port"));
     m.source_port = get("source_port").and_then(|n| ports(report, n, &names.sets, "source_port"));
+    if let Some(n) = get("tcp_flags") {
+        m.tcp_flags = tcp_flags(report, n);
+        imply(report, n.at, &mut m, "tcp_flags", &[protocol::TCP]);
+    }
+    if let Some(n) = get("icmp_type") {
+        m.icmp = icmp::types(report, n, &m);
+        imply(report, n.at, &mut m, "icmp_type", &[protocol::ICMP, protocol::ICMPV6]);
+    }
     if keys.known.contains(&"state") {
         m.states = get("state").and_then(|n| states(report, n));
     }
@@ -141,6 +196,53 @@ fn protocol_list<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<Vec<u8>
     out.dedup();
     // Empty only when every entry was refused.
     (!out.is_empty()).then_some(out)
+}
+
+/// Flags that are set, as a word or list, or a map with those that are set and those that are not.
+fn tcp_flags<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<TcpFlags> {
+    let Value::Map(_) = node.value else {
+        return Some(TcpFlags { set: flag_bits(report, node, "`tcp_flags`")?, clear: 0 });
+    };
+    let fields = Fields::of(report, node, "`tcp_flags`", &TCP_FLAGS)?;
+    let mut bits = |key| fields.get(key).map_or(Some(0), |n| flag_bits(report, n, &format!("`{key}`")));
+    let found = TcpFlags { set: bits("set")?, clear: bits("clear")? };
+    if found.set & found.clear != 0 {
+        report.error(fields.at, "a flag cannot be both set and clear: no segment matches");
+        return None;
+    }
+    if found == TcpFlags::default() {
+        report.error(fields.at, "`tcp_flags` needs `set` or `clear`");
+    }
+    Some(found)
+}
+
+fn flag_bits<'t>(report: &mut Report<'t>, node: &Node<'t>, what: &str) -> Option<u8> {
+    let list = some_items(report, node, what, "leave the key out to match whatever flags")?;
+    Some(list.iter().filter_map(|n| choice(report, n, "a TCP flag", &FLAGS)).fold(0, |all, f| all | f))
+}
+
+/// Confines a rule to the protocols that have what `key` is about.
+fn imply(report: &mut Report<'_>, at: Span, m: &mut Match, key: &str, having: &[u8]) {
+    match &mut m.protocols {
+        Some(all) => {
+            if let Some(other) = all.iter().find(|p| !having.contains(p)) {
+                let help = format!("it holds for {} only; write two rules", listed(having));
+                report.error_help(at, format!("`{key}` with the protocol {}", protocols::name(*other)), help);
+            }
+        }
+        none => *none = Some(having.to_vec()),
+    }
+    let of_family = |types: &IcmpTypes, p: u8| {
+        let set = if p == protocol::ICMP { &types.v4 } else { &types.v6 };
+        !set.ranges().is_empty()
+    };
+    if let (Some(all), Some(types)) = (&mut m.protocols, &m.icmp) {
+        all.retain(|p| of_family(types, *p));
+    }
+}
+
+fn listed(all: &[u8]) -> String {
+    all.iter().map(|p| protocols::name(*p)).collect::<Vec<_>>().join(" and ")
 }
 
 fn states<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<States> {
@@ -176,58 +278,32 @@ fn ports_fit_protocol(report: &mut Report<'_>, fields: &Fields<'_, '_>, m: &Matc
     }
 }
 
-/// Refuses conditions on addresses that no packet can meet, since it has one family.
+/// Refuses conditions that no packet can meet, since it has one family.
 fn families_fit(report: &mut Report<'_>, fields: &Fields<'_, '_>, m: &Match) {
     let only = |s: &Option<AddressSet>| s.as_ref().and_then(family);
-    let (source, destination) = (only(&m.source), only(&m.destination));
-    if let (Some(a), Some(b)) = (source, destination)
-        && a != b
-    {
-        let at = fields.key_at("destination").unwrap_or_default();
-        report.error(at, format!("`source` is {a} only and `destination` is {b} only: no packet is both"));
-        return;
+    let mut of: Option<(&str, Family)> = None;
+    for (key, found) in [("family", m.family), ("source", only(&m.source)), ("destination", only(&m.destination))] {
+        match (of, found) {
+            (Some((before, a)), Some(b)) if a != b => {
+                let at = fields.key_at(key).unwrap_or_default();
+                let message = format!("`{before}` is {a} only and `{key}` is {b} only: no packet is both");
+                report.error(at, message);
+                return;
+            }
+            (None, Some(f)) => of = Some((key, f)),
+            _ => {}
+        }
     }
-    let Some(only_protocol) = m.protocols.as_deref() else { return };
-    let fits = |f: Family| {
-        let wrong = if f == Family::V4 { protocol::ICMPV6 } else { protocol::ICMP };
-        only_protocol.iter().any(|p| *p != wrong)
-    };
-    if let Some(f) = source.or(destination).filter(|f| !fits(*f)) {
-        let right = if f == Family::V4 { "icmp" } else { "icmpv6" };
-        let at = fields.key_at("protocol").unwrap_or_default();
-        report.error_help(
-            at,
-            format!("the addresses are {f}, the protocol is not"),
-            format!("did you mean `{right}`?"),
-        );
-    }
-}
-
-/// An address family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
-    V4,
-    V6,
-}
-
-impl std::fmt::Display for Family {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if *self == Family::V4 { "IPv4" } else { "IPv6" })
-    }
-}
-
-impl Family {
-    /// The family of an address.
-    pub(crate) fn of(a: std::net::IpAddr) -> Self {
-        if a.is_ipv4() { Family::V4 } else { Family::V6 }
-    }
-
-    /// Every address of the family.
-    pub(crate) fn all(self) -> AddressSet {
-        AddressSet::new([match self {
-            Family::V4 => ([0; 4].into(), [255; 4].into()),
-            Family::V6 => ([0; 16].into(), [255; 16].into()),
-        }])
+    let (Some((what, f)), Some(all)) = (of, m.protocols.as_deref()) else { return };
+    if all.iter().all(|p| *p == f.other().icmp()) && !all.is_empty() {
+        let key = if m.icmp.is_some() { "icmp_type" } else { "protocol" };
+        let at = fields.key_at("protocol").or(fields.key_at(key)).unwrap_or_default();
+        let help = match fields.key_at("protocol") {
+            Some(_) => format!("did you mean `{}`?", protocols::name(f.icmp())),
+            None => format!("these types are {}'s", protocols::name(f.other().icmp())),
+        };
+        let what = if what == "family" { "the family is" } else { "the addresses are" };
+        report.error_help(at, format!("{what} {f}, the protocol is not"), help);
     }
 }
 
@@ -253,7 +329,9 @@ pub(crate) fn confine(report: &mut Report<'_>, m: &mut Match, f: Family, at: Spa
             return;
         }
     }
-    if m.source.is_none() && m.destination.is_none() {
-        m.destination = Some(f.all());
+    if m.family.is_some_and(|x| x != f) {
+        report.error(at, format!("{to} is {f}, but the rule is about {}", f.other()));
+        return;
     }
+    m.family = Some(f);
 }

@@ -49,6 +49,11 @@ fn covered_rules() {
         ("{ state: [established, related] }", "{ state: related }"),
         ("{ status: dst_nat }", "{ status: [dst_nat, assured] }"),
         ("{ mark: 0x10/0xf0 }", "{ mark: 0x1f }"),
+        ("{ family: ipv4 }", "{ source: 10.0.0.1 }"),
+        ("{ family: ipv6 }", "{ protocol: icmpv6 }"),
+        ("{ protocol: icmp }", "{ protocol: icmp, icmp_type: echo-request }"),
+        ("{ icmp_type: destination-unreachable }", "{ icmp_type: destination-unreachable/port-unreachable }"),
+        ("{ tcp_flags: syn }", "{ tcp_flags: { set: [syn, ack], clear: rst } }"),
         ("{ mark: 0x10/0x10 }", "{ mark: 0x30/0x70 }"),
     ] {
         assert!(covered(early, late), "{early} covers {late}");
@@ -75,6 +80,11 @@ fn rules_that_are_not_covered() {
         ("{ status: [dst_nat, assured] }", "{ status: dst_nat }"),
         ("{ mark: 7 }", "{}"),
         ("{ mark: 7 }", "{ mark: 8 }"),
+        ("{ family: ipv4 }", "{ source: '2001:db8::1' }"),
+        ("{ family: ipv4 }", "{}"),
+        ("{ icmp_type: echo-request }", "{ protocol: icmp }"),
+        ("{ protocol: icmp, icmp_type: echo-request }", "{ icmp_type: echo-request }"),
+        ("{ tcp_flags: { set: syn, clear: ack } }", "{ tcp_flags: syn }"),
         ("{ mark: 0x1f }", "{ mark: 0x10/0xf0 }"),
         ("{ mark: 0x10/0x10 }", "{ mark: 0x20/0x70 }"),
     ] {

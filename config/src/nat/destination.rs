@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 
 use dataplane::packet::protocol::has_ports;
-use dataplane::policy::{DestinationNat, DestinationTranslation, Match, SourceTranslation};
+use dataplane::policy::{DestinationNat, DestinationTranslation, Family, Match, SourceTranslation};
 
 use super::prefix::{Side, prefix};
 use super::source;
 use crate::address::AddressRange;
-use crate::matching::{Family, Place, conditions, confine};
+use crate::matching::{Place, conditions, confine};
 use crate::names::Names;
 use crate::protocol;
 use crate::read::{Fields, Keys, scalar, some_items};

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use dataplane::policy::{AddressSet, Match, PrefixMap};
+use dataplane::policy::{AddressSet, Family, Match, PrefixMap};
 use ipnet::IpNet;
 
 use crate::address::AddressRange;
-use crate::matching::{Family, confine};
+use crate::matching::confine;
 use crate::read::{Fields, Keys, boolean, scalar};
 use crate::report::{Report, Span, short};
 use crate::sets::{ranges_of, sendable};

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use dataplane::policy::{AddressSet, Filtering, Match, PortChoice, SourceNat, SourceTranslation};
+use dataplane::policy::{AddressSet, Family, Filtering, Match, PortChoice, SourceNat, SourceTranslation};
 
 use super::prefix::{Side, prefix};
 use crate::address::AddressRange;
-use crate::matching::{Family, Place, conditions, confine, family};
+use crate::matching::{Place, conditions, confine, family};
 use crate::names::Names;
 use crate::read::{Fields, Keys, boolean, choice, scalar, some_items};
 use crate::report::{Report, short};

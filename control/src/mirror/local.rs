@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use dataplane::packet::{Address, V4, V6};
-use dataplane::policy::{AddressSet, DestinationTranslation, Match, Policy, PrefixMap, SourceTranslation, ZoneId};
+use dataplane::policy::{
+    AddressSet, DestinationTranslation, Family, Match, Policy, PrefixMap, SourceTranslation, ZoneId,
+};
 use dataplane::route::Interface;
 
 /// The host's addresses. `true` marks those that source or destination translation uses: frames for
@@ -22,7 +24,7 @@ pub(super) fn is_translated(policy: &Policy, interfaces: &[Interface], a: IpAddr
     let carriers = || policy.interfaces.iter().zip(interfaces).filter(|(_, i)| carries(i, a)).map(|(p, _)| p.zone);
     let by_source = policy.source_nat.iter().map(|rule| (&rule.matcher, &rule.translate));
     let by_destination = policy.destination_nat.iter().filter_map(|rule| Some((&rule.matcher, rule.source.as_ref()?)));
-    let mut rules = by_source.chain(by_destination).filter(|(matcher, _)| concerns(matcher, a.is_ipv4()));
+    let mut rules = by_source.chain(by_destination).filter(|(matcher, _)| matcher.concerns(Family::of(a)));
     let source = rules.any(|(matcher, translate)| match translate {
         SourceTranslation::None => false,
         SourceTranslation::Masquerade(_) => carriers().any(|zone| matcher.to.is_none_or(|z| z.contains(zone))),
@@ -30,28 +32,30 @@ pub(super) fn is_translated(policy: &Policy, interfaces: &[Interface], a: IpAddr
         SourceTranslation::Prefix(map) => outside(map, a),
     });
     source
-        || carriers().any(|zone| turns_round(policy, zone, a.is_ipv4()))
+        || carriers().any(|zone| turns_round(policy, zone, Family::of(a)))
         || policy.destination_nat.iter().any(|rule| {
             let translates = match &rule.translate {
                 DestinationTranslation::None => false,
                 DestinationTranslation::To { addresses, .. } => addresses.iter().any(|to| to.is_ipv4() == a.is_ipv4()),
                 DestinationTranslation::Prefix(map) => outside(map, a),
             };
-            translates && rule.matcher.destination.as_ref().is_none_or(|s| in_set(s, a))
+            translates
+                && rule.matcher.concerns(Family::of(a))
+                && rule.matcher.destination.as_ref().is_none_or(|s| in_set(s, a))
         })
 }
 
 /// Whether connections may come from an interface of the zone and be translated back to where they came from; they
 /// get the interface's address as their source when no rule says otherwise.
-fn turns_round(policy: &Policy, zone: ZoneId, v4: bool) -> bool {
-    let from = |m: &Match| concerns(m, v4) && m.from.is_none_or(|z| z.contains(zone));
+fn turns_round(policy: &Policy, zone: ZoneId, family: Family) -> bool {
+    let from = |m: &Match| m.concerns(family) && m.from.is_none_or(|z| z.contains(zone));
     let forward = policy.destination_nat.iter().any(|rule| {
-        let family = match &rule.translate {
+        let translates = match &rule.translate {
             DestinationTranslation::None => false,
-            DestinationTranslation::To { addresses, .. } => addresses.iter().any(|to| to.is_ipv4() == v4),
-            DestinationTranslation::Prefix(map) => map.inside.is_ipv4() == v4,
+            DestinationTranslation::To { addresses, .. } => addresses.iter().any(|to| Family::of(*to) == family),
+            DestinationTranslation::Prefix(map) => Family::of(map.inside) == family,
         };
-        family && from(&rule.matcher)
+        translates && from(&rule.matcher)
     });
     let mapping = policy.source_nat.iter().any(|rule| match &rule.translate {
         SourceTranslation::Masquerade(choice) | SourceTranslation::Pool { choice, .. } => {
@@ -60,12 +64,6 @@ fn turns_round(policy: &Policy, zone: ZoneId, v4: bool) -> bool {
         SourceTranslation::None | SourceTranslation::Prefix(_) => false,
     });
     forward || mapping
-}
-
-/// Whether packets of the family can match.
-fn concerns(m: &Match, v4: bool) -> bool {
-    let has = |s: &AddressSet| if v4 { !s.ranges_v4().is_empty() } else { !s.ranges_v6().is_empty() };
-    m.source.as_ref().is_none_or(has) && m.destination.as_ref().is_none_or(has)
 }
 
 /// Whether `a` lies in the outside prefix of a translation.

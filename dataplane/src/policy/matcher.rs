@@ -1,8 +1,11 @@
 //! What a rule matches, and the facts about a packet it is matched against.
 
+use std::fmt;
+use std::net::IpAddr;
+
 use super::{AddressSet, PortSet, ZoneId};
 use crate::conntrack::{CtState, Status};
-use crate::packet::Address;
+use crate::packet::{Address, protocol};
 
 /// A set of zones, one bit each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +35,76 @@ impl States {
     }
 }
 
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub fn of(a: IpAddr) -> Self {
+        if a.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+
+    /// The family of a type of addresses.
+    pub fn of_type<A: Address>() -> Self {
+        if A::V6 { Family::V6 } else { Family::V4 }
+    }
+
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        if self == Family::V4 { Family::V6 } else { Family::V4 }
+    }
+
+    /// The number of its ICMP.
+    pub fn icmp(self) -> u8 {
+        if self == Family::V4 { protocol::ICMP } else { protocol::ICMPV6 }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Family::V4 { "IPv4" } else { "IPv6" })
+    }
+}
+
+/// ICMP messages of both families: ranges of type (upper byte) and code (lower byte).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IcmpTypes {
+    /// Of ICMP.
+    pub v4: PortSet,
+    /// Of ICMPv6.
+    pub v6: PortSet,
+}
+
+impl IcmpTypes {
+    /// The messages of one family.
+    pub fn of(&self, f: Family) -> &PortSet {
+        if f == Family::V4 { &self.v4 } else { &self.v6 }
+    }
+}
+
+/// TCP flags that must be set, and such that must not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TcpFlags {
+    /// All of these are set.
+    pub set: u8,
+    /// None of these is.
+    pub clear: u8,
+}
+
+impl TcpFlags {
+    /// Whether a segment's flags fit.
+    pub fn fits(self, flags: u8) -> bool {
+        flags & self.set == self.set && flags & self.clear == 0
+    }
+}
+
 /// Conditions, all of which must hold; an absent one always holds.
 #[derive(Debug, Clone, Default)]
 pub struct Match {
@@ -39,6 +112,8 @@ pub struct Match {
     pub from: Option<Zones>,
     /// Zone of the egress interface.
     pub to: Option<Zones>,
+    /// Address family.
+    pub family: Option<Family>,
     /// Source address.
     pub source: Option<AddressSet>,
     /// Destination address.
@@ -49,6 +124,10 @@ pub struct Match {
     pub source_port: Option<PortSet>,
     /// Destination port; holds for TCP, UDP, UDP-Lite and SCTP only.
     pub destination_port: Option<PortSet>,
+    /// Type and code; holds for ICMP and ICMPv6 only.
+    pub icmp: Option<IcmpTypes>,
+    /// Flags; holds for TCP only.
+    pub tcp_flags: Option<TcpFlags>,
     /// The packet's tracking state.
     pub states: Option<States>,
     /// Bits of the connection's status that must all be set.
@@ -57,7 +136,7 @@ pub struct Match {
     pub mark: Option<(u32, u32)>,
 }
 
-/// What is known of a packet when rules are asked about it. Ports are 0 where the protocol has none.
+/// What is known of a packet when rules are asked about it.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<A> {
     /// Source address.
@@ -70,6 +149,10 @@ pub struct Facts<A> {
     pub source_port: Option<u16>,
     /// Destination port, if the protocol has ports.
     pub destination_port: Option<u16>,
+    /// Type (upper byte) and code (lower byte), of ICMP of the packet's own family.
+    pub icmp: Option<u16>,
+    /// The flags of a TCP segment.
+    pub tcp_flags: Option<u8>,
     /// Zone of the ingress interface.
     pub from: ZoneId,
     /// Zone of the egress interface, once the packet is routed.
@@ -83,6 +166,19 @@ pub struct Facts<A> {
 }
 
 impl Match {
+    /// Whether packets of the family can match.
+    pub fn concerns(&self, f: Family) -> bool {
+        let has = |s: &AddressSet| match f {
+            Family::V4 => !s.ranges_v4().is_empty(),
+            Family::V6 => !s.ranges_v6().is_empty(),
+        };
+        self.family.is_none_or(|x| x == f)
+            && self.source.as_ref().is_none_or(has)
+            && self.destination.as_ref().is_none_or(has)
+            && self.icmp.as_ref().is_none_or(|s| !s.of(f).ranges().is_empty())
+            && self.protocols.as_ref().is_none_or(|p| p.iter().any(|p| *p != f.other().icmp()))
+    }
+
     /// Whether every condition holds.
     pub fn matches<A: Address>(&self, f: &Facts<A>) -> bool {
         let port = |set: &Option<PortSet>, p: Option<u16>| match set {
@@ -91,12 +187,15 @@ impl Match {
         };
         self.states.is_none_or(|s| s.contains(f.state))
             && self.status.is_none_or(|s| f.status.contains(s))
+            && self.family.is_none_or(|x| x == Family::of_type::<A>())
             && self.mark.is_none_or(|(value, mask)| f.mark & mask == value)
             && self.from.is_none_or(|z| z.contains(f.from))
             && self.to.is_none_or(|z| f.to.is_some_and(|t| z.contains(t)))
             && self.protocols.as_ref().is_none_or(|p| p.contains(&f.protocol))
             && port(&self.destination_port, f.destination_port)
             && port(&self.source_port, f.source_port)
+            && self.tcp_flags.is_none_or(|s| f.tcp_flags.is_some_and(|t| s.fits(t)))
+            && self.icmp.as_ref().is_none_or(|s| f.icmp.is_some_and(|t| s.of(Family::of_type::<A>()).contains(t)))
             && self.source.as_ref().is_none_or(|s| s.contains(f.source))
             && self.destination.as_ref().is_none_or(|s| s.contains(f.destination))
     }

@@ -4,7 +4,7 @@ mod matcher;
 mod set;
 mod succession;
 
-pub use matcher::{Facts, Match, States, Zones};
+pub use matcher::{Facts, Family, IcmpTypes, Match, States, TcpFlags, Zones};
 pub use set::{AddressSet, PortSet};
 pub use succession::{Succession, TIMEOUTS};
 

@@ -31,7 +31,7 @@ pub(super) fn first<P: Port, A: Member>(
         return Ok(Step::HandOff(owner));
     }
     check_source(&w.snapshot, p.headers.src, p.interface)?;
-    let mut facts = facts(w, p, Some(key), CtState::New);
+    let mut facts = facts(w, p, CtState::New);
     let tracking = w.snapshot.policy.tracking_action(&facts);
     if tracking == Some(TrackingAction::Untracked) {
         return stateless(w, t, p, CtState::Untracked);

@@ -53,7 +53,7 @@ pub(super) fn related<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
     let (next, interface) = route(w, p, dst)?;
     let hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
     check_exit(w, t, p, hop)?;
-    let mut facts = facts(w, p, None, CtState::Related);
+    let mut facts = facts(w, p, CtState::Related);
     facts.destination = dst;
     facts.status = status;
     facts.mark = mark;

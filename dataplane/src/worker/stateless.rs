@@ -8,7 +8,6 @@ use super::reason::DropReason;
 use super::rules::{admit, facts};
 use crate::conntrack::CtState;
 use crate::io::Port;
-use crate::packet::transport::Transport;
 use crate::policy::SourceTranslation;
 
 /// A packet that fits no connection and cannot begin one, or does not fit the state of its own (`known`).
@@ -35,14 +34,10 @@ pub(super) fn stateless<P: Port, A: Member>(
     if w.snapshot.fib.is_local(p.headers.dst) {
         return Ok(Step::Punt);
     }
-    let key = match p.transport {
-        Transport::Flow(k) => Some(k),
-        _ => None,
-    };
     let (next, interface) = route(w, p, p.headers.dst)?;
     let hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
     check_exit(w, t, p, hop)?;
-    let mut facts = facts(w, p, key.as_ref(), state);
+    let mut facts = facts(w, p, state);
     facts.to = w.snapshot.policy.zone_of(interface);
     admit(w, p, &facts)?;
     if state == CtState::Invalid

@@ -21,7 +21,9 @@ pub(crate) fn never_matched<R: Named>(report: &mut Report<'_>, rules: &[Placed<R
     let mut sets = Subsets::default();
     for (i, late) in rules.iter().enumerate() {
         let covering = (0..i).find(|j| {
-            outlines[*j].may_cover(&outlines[i]) && covers(rules[*j].rule.matcher(), late.rule.matcher(), &mut sets)
+            rules[*j].rule.is_final()
+                && outlines[*j].may_cover(&outlines[i])
+                && covers(rules[*j].rule.matcher(), late.rule.matcher(), &mut sets)
         });
         if let Some(j) = covering {
             let early = &rules[j];
@@ -159,11 +161,15 @@ pub(crate) fn translated_in_vain(report: &mut Report<'_>, nat: &Nat, default: Ac
     if default == Action::Accept {
         return;
     }
+    // Rules before the one that accepts may have given it a mark.
+    let marked = rules.iter().any(|r| r.rule.action == Action::Continue && r.rule.mark.is_some());
     let accepting: Vec<&Match> =
         rules.iter().filter(|r| r.rule.action == Action::Accept).map(|r| &r.rule.matcher).collect();
     for (i, t) in nat.destination.iter().enumerate() {
         let opposite = nat.source.get(i).filter(|_| i < nat.fixed);
-        let passes = |m: &&Match| may_accept(m, &t.rule) || opposite.is_some_and(|s| may_accept_from(m, &s.rule));
+        let passes = |m: &&Match| {
+            may_accept(m, &t.rule, marked) || opposite.is_some_and(|s| may_accept_from(m, &s.rule, marked))
+        };
         if accepting.iter().any(passes) {
             continue;
         }
@@ -177,7 +183,7 @@ pub(crate) fn translated_in_vain(report: &mut Report<'_>, nat: &Nat, default: Ac
 
 /// Whether the first packet of a connection that `t` translates may meet `m`. The egress zone, and with
 /// several conditions their combination, are not known: in doubt it may.
-fn may_accept(m: &Match, t: &DestinationNat) -> bool {
+fn may_accept(m: &Match, t: &DestinationNat, marked: bool) -> bool {
     let port = match &t.translate {
         // Not translated, so not in vain.
         DestinationTranslation::None => return true,
@@ -201,7 +207,7 @@ fn may_accept(m: &Match, t: &DestinationNat) -> bool {
             overlap(m.ranges(), first, first.saturating_add(b - a))
         }),
     };
-    begins(m)
+    begins(m, marked)
         && [Family::V4, Family::V6].iter().any(|f| m.concerns(*f) && t.matcher.concerns(*f))
         && both(m.from.map(|z| z.0), t.matcher.from.map(|z| z.0), |a, b| a & b != 0)
         && both(m.protocols.as_ref(), t.matcher.protocols.as_ref(), |a, b| a.iter().any(|p| b.contains(p)))
@@ -211,18 +217,18 @@ fn may_accept(m: &Match, t: &DestinationNat) -> bool {
 }
 
 /// Whether the first packet of a connection whose source the fixed translation `s` translates may meet `m`.
-fn may_accept_from(m: &Match, s: &SourceNat) -> bool {
-    begins(m)
+fn may_accept_from(m: &Match, s: &SourceNat, marked: bool) -> bool {
+    begins(m, marked)
         && [Family::V4, Family::V6].iter().any(|f| m.concerns(*f) && s.matcher.concerns(*f))
         && both(m.to.map(|z| z.0), s.matcher.to.map(|z| z.0), |a, b| a & b != 0)
         && both(m.source.as_ref(), s.matcher.source.as_ref(), addresses_meet)
 }
 
-/// Whether the first packet of a connection may meet `m` as far as its state goes; it has no mark yet.
-fn begins(m: &Match) -> bool {
+/// Whether the first packet of a connection may meet `m` as far as its state goes; it has no mark unless a rule gives it one.
+fn begins(m: &Match, marked: bool) -> bool {
     m.states.is_none_or(|s| s.contains(CtState::New) || s.contains(CtState::Related))
         && m.status.is_none_or(|s| Status::DST_NAT.contains(s))
-        && m.mark.is_none_or(|(value, _)| value == 0)
+        && m.mark.is_none_or(|(value, _)| marked || value == 0)
 }
 
 /// First and last inside address of a translation.

@@ -16,7 +16,7 @@ use crate::yaml::{Node, Value};
 
 /// The list a rule stands in; it decides which facts are known when the rule is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Placing {
     Forward,
     Tracking,
     DestinationNat,
@@ -110,17 +110,6 @@ const TCP_FLAGS: Keys = Keys {
     foreign: &[("mask", "flags that neither `set` nor `clear` names are not looked at")],
 };
 
-/// The flags of a TCP segment.
-const FLAGS: [(&str, u8); 8] = [
-    ("fin", flags::FIN),
-    ("syn", flags::SYN),
-    ("rst", flags::RST),
-    ("psh", flags::PSH),
-    ("ack", flags::ACK),
-    ("urg", flags::URG),
-    ("ece", flags::ECE),
-    ("cwr", flags::CWR),
-];
 const FAMILIES: [(&str, Family); 2] = [("ipv4", Family::V4), ("ipv6", Family::V6)];
 const STATES: [(&str, CtState); 5] = [
     ("new", CtState::New),
@@ -138,13 +127,13 @@ const STATUS: [(&str, Status); 5] = [
 ];
 
 /// Reads the conditions of a rule. `from` and `to` may stand beside `match` or in it.
-pub(crate) fn conditions<'t>(report: &mut Report<'t>, rule: &Fields<'_, 't>, names: &Names, place: Place) -> Match {
+pub(crate) fn conditions<'t>(report: &mut Report<'t>, rule: &Fields<'_, 't>, names: &Names, place: Placing) -> Match {
     let mut m = Match::default();
     let keys = match place {
-        Place::Forward => &FORWARD,
-        Place::Tracking => &TRACKING,
-        Place::DestinationNat => &DESTINATION,
-        Place::SourceNat => &SOURCE,
+        Placing::Forward => &FORWARD,
+        Placing::Tracking => &TRACKING,
+        Placing::DestinationNat => &DESTINATION,
+        Placing::SourceNat => &SOURCE,
     };
     let inner = rule.get("match").and_then(|n| Fields::of(report, n, "`match`", keys));
     let get = |key: &str| inner.as_ref().and_then(|f| f.get(key));
@@ -218,7 +207,7 @@ fn tcp_flags<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<TcpFlags> {
 
 fn flag_bits<'t>(report: &mut Report<'t>, node: &Node<'t>, what: &str) -> Option<u8> {
     let list = some_items(report, node, what, "leave the key out to match whatever flags")?;
-    Some(list.iter().filter_map(|n| choice(report, n, "a TCP flag", &FLAGS)).fold(0, |all, f| all | f))
+    Some(list.iter().filter_map(|n| choice(report, n, "a TCP flag", &flags::NAMES)).fold(0, |all, f| all | f))
 }
 
 /// Confines a rule to the protocols that have what `key` is about.

@@ -1,6 +1,9 @@
 //! Collects faults while a policy is read, and turns byte offsets into lines and columns.
 
 use std::cell::OnceCell;
+use std::sync::Arc;
+
+use dataplane::policy::Place;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::suggest::nearest;
@@ -19,7 +22,7 @@ pub(crate) struct Span {
 
 /// The text of a policy and the faults found in it so far.
 pub(crate) struct Report<'t> {
-    file: String,
+    file: Arc<str>,
     text: &'t str,
     lines: OnceCell<Vec<u32>>,
     diagnostics: Vec<Diagnostic>,
@@ -31,7 +34,7 @@ pub(crate) struct Report<'t> {
 impl<'t> Report<'t> {
     pub(crate) fn new(file: &str, text: &'t str) -> Self {
         Report {
-            file: file.to_owned(),
+            file: file.into(),
             text,
             lines: OnceCell::new(),
             diagnostics: Vec::new(),
@@ -104,7 +107,7 @@ impl<'t> Report<'t> {
         let length = source.get(from..to).map_or(1, |s| s.trim_end().chars().count()).max(1);
         self.diagnostics.push(Diagnostic {
             severity,
-            file: self.file.clone(),
+            file: self.file.to_string(),
             line,
             column,
             length: length as u32,
@@ -131,6 +134,11 @@ impl<'t> Report<'t> {
     /// Line of a byte offset, counted from 1.
     pub(crate) fn line_of(&self, at: Span) -> u32 {
         self.position(at.start).0
+    }
+
+    /// Where `at` is, for the compiled policy.
+    pub(crate) fn place_of(&self, at: Span) -> Place {
+        Place { file: self.file.clone(), line: self.line_of(at) }
     }
 
     fn position(&self, offset: u32) -> (u32, u32) {

@@ -1,18 +1,16 @@
-//! Lists of rules: forwarding, tracking and both translations.
+//! Lists of rules: what forwarding, tracking and both translations have in common, and `tracking`.
 
 use std::collections::HashMap;
 
 use dataplane::helper::HelperKind;
-use dataplane::policy::{Action, Match, Rule, TrackingAction, TrackingRule};
+use dataplane::policy::{Match, Place, Rule, TrackingAction, TrackingRule};
 
 use crate::conntrack::helper;
-use crate::mark;
-use crate::matching::{Place, conditions};
+use crate::matching::{Placing, conditions};
 use crate::names::Names;
 use crate::protocol;
 use crate::read::{Fields, Keys, choice, scalar};
 use crate::report::{Report, Span, short};
-use crate::timeouts::Profiles;
 use crate::yaml::{Node, Value};
 
 /// The most rules in a list: connections remember the rule that admitted them in 16 bits.
@@ -20,21 +18,6 @@ pub(crate) const MAX_RULES: usize = 65_000;
 /// The longest name of a rule in bytes.
 const MAX_NAME: usize = 63;
 
-const POLICY: Keys = Keys { known: &["default", "rules"], foreign: &[] };
-const FORWARD: Keys = Keys {
-    known: &["name", "from", "to", "match", "action", "mark", "timeouts"],
-    foreign: &[
-        ("source", IN_MATCH),
-        ("destination", IN_MATCH),
-        ("protocol", IN_MATCH),
-        ("port", IN_MATCH),
-        ("source_port", IN_MATCH),
-        ("state", IN_MATCH),
-        ("status", IN_MATCH),
-        ("helper", "helpers are given in `tracking`: `action: { helper: ftp }`"),
-        ("limits", "limits stand in `conntrack`"),
-    ],
-};
 const TRACKING: Keys = Keys {
     known: &["name", "from", "match", "action"],
     foreign: &[
@@ -49,6 +32,12 @@ const TRACKING_ACTION: Keys = Keys { known: &["helper"], foreign: &[("port", "th
 /// Help for a condition that was written beside `match`.
 pub(crate) const IN_MATCH: &str = "conditions stand in `match`";
 
+/// What rules of all lists begin with.
+pub(crate) struct Head {
+    pub(crate) name: String,
+    pub(crate) place: Place,
+}
+
 /// A rule of any list, with what the checks between rules need.
 pub(crate) struct Placed<R> {
     pub(crate) rule: R,
@@ -62,7 +51,7 @@ pub(crate) fn list<'t, R>(
     node: Option<&Node<'t>>,
     section: &str,
     keys: &Keys,
-    mut one: impl FnMut(&mut Report<'t>, &Fields<'_, 't>, String) -> Option<R>,
+    mut one: impl FnMut(&mut Report<'t>, &Fields<'_, 't>, Head) -> Option<R>,
 ) -> Vec<Placed<R>> {
     let Some(node) = node else { return Vec::new() };
     let Value::List(items) = &node.value else {
@@ -87,7 +76,7 @@ pub(crate) fn list<'t, R>(
             let message = format!("`{name}` is already the name of the rule on line {}", report.line_of(first));
             report.error_help(at, message, "names tell rules apart in counters and listings: give each its own");
         }
-        if let Some(rule) = one(report, &fields, name) {
+        if let Some(rule) = one(report, &fields, Head { name, place: report.place_of(at) }) {
             out.push(Placed { rule, at });
         }
     }
@@ -104,53 +93,17 @@ fn rule_name<'n, 't>(report: &mut Report<'t>, node: &'n Node<'t>) -> Option<&'n 
     Some(name)
 }
 
-/// Reads `policy`.
-pub(crate) fn policy<'t>(
-    report: &mut Report<'t>,
-    node: Option<&Node<'t>>,
-    names: &Names,
-    profiles: &mut Profiles,
-) -> (Action, Vec<Placed<Rule>>) {
-    let none = (Action::Drop, Vec::new());
-    let Some(node) = node else { return none };
-    let Some(fields) = Fields::of(report, node, "`policy`", &POLICY) else { return none };
-    let default = fields.get("default").and_then(|n| action(report, n)).unwrap_or(Action::Drop);
-    let rules = list(report, fields.get("rules"), "policy.rules", &FORWARD, |report, rule, name| {
-        let matcher = conditions(report, rule, names, Place::Forward);
-        let action = rule.require(report, "action", "a rule").and_then(|n| action(report, n))?;
-        let mark = rule.get("mark").and_then(|n| mark(report, n));
-        let timeouts = rule.get("timeouts").map_or(0, |n| profiles.of_rule(report, n));
-        let idle = ["mark", "timeouts"].into_iter().find_map(|k| Some((k, rule.key_at(k)?)));
-        if let Some((key, at)) = idle.filter(|_| action != Action::Accept) {
-            let help = "only the rule that accepts a connection gives it a mark and timeouts";
-            report.error_help(at, format!("`{key}` in a rule that accepts nothing"), help);
-        }
-        Some(Rule { name, matcher, action, mark, timeouts })
-    });
-    (default, rules)
-}
-
-fn mark<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<u32> {
-    let text = scalar(report, node, "a mark")?;
-    mark::value(text).map_err(|e| report.refuse(node.at, &e, e.help())).ok()
-}
-
-fn action<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<Action> {
-    let words = [("accept", Action::Accept), ("drop", Action::Drop), ("reject", Action::Reject)];
-    choice(report, node, "an action", &words)
-}
-
 /// Reads `tracking`.
 pub(crate) fn tracking<'t>(
     report: &mut Report<'t>,
     node: Option<&Node<'t>>,
     names: &Names,
 ) -> Vec<Placed<TrackingRule>> {
-    list(report, node, "tracking", &TRACKING, |report, rule, name| {
-        let mut matcher = conditions(report, rule, names, Place::Tracking);
+    list(report, node, "tracking", &TRACKING, |report, rule, Head { name, place }| {
+        let mut matcher = conditions(report, rule, names, Placing::Tracking);
         let node = rule.require(report, "action", "a rule")?;
         let action = tracking_action(report, node, &mut matcher)?;
-        Some(TrackingRule { name, matcher, action })
+        Some(TrackingRule { name, place, matcher, action })
     })
 }
 
@@ -188,10 +141,12 @@ fn tracking_action<'t>(report: &mut Report<'t>, node: &Node<'t>, matcher: &mut M
 pub(crate) trait Named {
     fn name(&self) -> &str;
     fn matcher(&self) -> &Match;
+    /// Whether no later rule is asked about what its conditions fit.
+    fn is_final(&self) -> bool;
 }
 
 macro_rules! named {
-    ($($t:ty),*) => {$(
+    ($($t:ty: $last:expr;)*) => {$(
         impl Named for $t {
             fn name(&self) -> &str {
                 &self.name
@@ -199,7 +154,15 @@ macro_rules! named {
             fn matcher(&self) -> &Match {
                 &self.matcher
             }
+            fn is_final(&self) -> bool {
+                $last(self)
+            }
         }
     )*};
 }
-named!(Rule, TrackingRule, dataplane::policy::DestinationNat, dataplane::policy::SourceNat);
+named! {
+    Rule: Rule::is_final;
+    TrackingRule: |_| true;
+    dataplane::policy::DestinationNat: |_| true;
+    dataplane::policy::SourceNat: |_| true;
+}

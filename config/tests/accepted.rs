@@ -8,7 +8,7 @@ use dataplane::helper::HelperKind;
 use dataplane::packet::{Address, V4, V6};
 use dataplane::policy::{
     Action, AddressSet, DestinationTranslation, Family, Filtering, IcmpTypes, Match, PortChoice, PortSet, PrefixMap,
-    SourceLimits, SourceTranslation, TcpFlags, TrackingAction,
+    Reject, SourceLimits, SourceTranslation, TcpFlags, TrackingAction,
 };
 
 const HEAD: &str = "version: 1
@@ -240,9 +240,9 @@ fn actions_in_order() {
     - { name: c, action: reject }
 ",
     );
-    assert_eq!(c.policy.default, Action::Reject);
+    assert_eq!(c.policy.default, Action::Reject(Reject::Closed));
     let seen: Vec<(&str, Action)> = c.policy.rules.iter().map(|r| (r.name.as_str(), r.action)).collect();
-    assert_eq!(seen, [("a", Action::Drop), ("b", Action::Accept), ("c", Action::Reject)]);
+    assert_eq!(seen, [("a", Action::Drop), ("b", Action::Accept), ("c", Action::Reject(Reject::Closed))]);
 }
 
 #[test]
@@ -297,6 +297,49 @@ fn tcp_flags() {
         let m = conditions(&format!("{{ tcp_flags: {text} }}"));
         assert_eq!((m.tcp_flags, m.protocols), (Some(TcpFlags { set, clear }), Some(vec![6])), "{text}");
     }
+}
+
+#[test]
+fn actions() {
+    let c = config(
+        "policy:
+  default: { reject: admin-prohibited }
+  rules:
+    - { name: a, action: log }
+    - { name: b, action: log, mark: 1, log: { prefix: 'B: ', rate: unlimited } }
+    - { name: c, action: mark, mark: 2 }
+    - { name: d, match: { protocol: tcp }, action: { reject: tcp-reset }, log: true }
+    - { name: e, action: { reject: no-route }, log: { rate: 5/m, burst: 1 } }
+    - { name: f, action: drop, log: false, limit: 100/h }
+    - { name: g, action: accept, limit: { rate: 1_000/second, burst: 50, per: source, over: true } }
+",
+    );
+    assert_eq!(c.policy.default, Action::Reject(Reject::Prohibited));
+    let rules = &c.policy.rules;
+    let actions: Vec<Action> = rules.iter().map(|r| r.action).collect();
+    let on = Action::Continue;
+    let rejects = [Reject::TcpReset, Reject::NoRoute].map(Action::Reject);
+    assert_eq!(actions, [on, on, on, rejects[0], rejects[1], Action::Drop, Action::Accept]);
+    let of = |interval: u64, burst: u32| Some((interval, burst));
+    let logs: Vec<_> = rules
+        .iter()
+        .map(|r| r.log.as_ref().map(|l| (l.prefix.as_str(), l.rate.map(|r| (r.interval, r.burst)))))
+        .collect();
+    let usual = Some(("", of(100_000_000, 20)));
+    assert_eq!(logs, [usual, Some(("B: ", None)), None, usual, Some(("", of(12_000_000_000, 1))), None, None]);
+    let limits: Vec<_> = rules[5..]
+        .iter()
+        .filter_map(|r| r.limit)
+        .map(|l| (l.rate.interval, l.rate.burst, l.per_source, l.over))
+        .collect();
+    assert_eq!(limits, [(36_000_000_000, 5, false, false), (1_000_000, 50, true, true)]);
+    assert_eq!(rules[4].place.to_string(), "p.yaml:13");
+    // Limits outlive a policy by their rule's name.
+    let again = config(
+        "policy: { rules: [{ name: f, action: accept, limit: 100/h }, { name: z, action: drop, limit: 100/h }] }",
+    );
+    let id = |r: &dataplane::policy::Rule| r.limit.map(|l| l.rate.id);
+    assert!(id(&again.policy.rules[0]) == id(&rules[5]) && id(&again.policy.rules[1]) != id(&rules[5]));
 }
 
 #[test]

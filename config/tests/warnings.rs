@@ -61,6 +61,32 @@ fn covered_rules() {
 }
 
 #[test]
+fn rules_that_go_on_cover_nothing() {
+    for early in ["action: log", "action: mark, mark: 1", "action: drop, limit: 1/s"] {
+        let text = format!("policy:\n  rules:\n    - {{ name: a, {early} }}\n    - {{ name: b, action: accept }}\n");
+        assert_eq!(warnings(&text), [""; 0], "{early}");
+    }
+}
+
+#[test]
+fn a_forward_accepted_by_its_mark() {
+    let text = |mark: &str| {
+        format!(
+            "nat:
+  destination:
+    - {{ name: web, match: {{ protocol: tcp, destination: 192.0.2.1 }}, translate: {{ to: 10.0.0.1 }} }}
+policy:
+  rules:
+    - {{ name: mark, match: {{ destination: 10.0.0.1 }}, {mark} }}
+    - {{ name: marked, match: {{ mark: 1 }}, action: accept }}
+"
+        )
+    };
+    assert_eq!(warnings(&text("action: mark, mark: 1")), [""; 0]);
+    assert_eq!(warnings(&text("action: log")), ["7:15 no rule accepts what `web` translates, so it has no effect"]);
+}
+
+#[test]
 fn rules_that_are_not_covered() {
     for (early, late) in [
         ("{ from: inside }", "{}"),

@@ -7,6 +7,7 @@ mod expiry;
 mod format;
 mod metrics;
 mod mirror;
+mod packet_log;
 mod punt;
 mod socket;
 mod status;

@@ -270,6 +270,7 @@ fn static_prefixes_translate_both_ways() {
             name: "static".into(),
             matcher: Match { source: range("10.10.0.16", "10.10.0.31"), ..Match::default() },
             translate: SourceTranslation::Prefix(map),
+            ..SourceNat::default()
         },
     );
     p.destination_nat.insert(
@@ -278,7 +279,7 @@ fn static_prefixes_translate_both_ways() {
             name: "static".into(),
             matcher: Match { destination: range("198.51.100.16", "198.51.100.31"), ..Match::default() },
             translate: DestinationTranslation::Prefix(map),
-            source: None,
+            ..DestinationNat::default()
         },
     );
     let mut g = Gateway::new(1, p, fib());

@@ -63,6 +63,7 @@ fn policy(max_connections: u32) -> Policy {
             name: "internet".into(),
             matcher: Match { from: inside, to: outside, source: net(0x0a00_0000, 0x0aff_ffff), ..Match::default() },
             translate: SourceTranslation::Masquerade(PortChoice::default()),
+            ..SourceNat::default()
         }],
         checksum: true,
         max_connections,

@@ -8,12 +8,12 @@ use dataplane::policy::{DestinationNat, DestinationTranslation, Family, Match, S
 use super::prefix::{Side, prefix};
 use super::source;
 use crate::address::AddressRange;
-use crate::matching::{Place, conditions, confine};
+use crate::matching::{Placing, conditions, confine};
 use crate::names::Names;
 use crate::protocol;
 use crate::read::{Fields, Keys, scalar, some_items};
 use crate::report::{Report, Span, short};
-use crate::rules::{IN_MATCH, Placed, list};
+use crate::rules::{Head, IN_MATCH, Placed, list};
 use crate::sets::{single_address, single_port};
 use crate::yaml::{Node, Value};
 
@@ -48,14 +48,14 @@ pub(super) fn destination<'t>(
     node: Option<&Node<'t>>,
     names: &Names,
 ) -> Vec<Placed<DestinationNat>> {
-    list(report, node, "nat.destination", &DESTINATION, |report, rule, name| {
-        let mut matcher = conditions(report, rule, names, Place::DestinationNat);
+    list(report, node, "nat.destination", &DESTINATION, |report, rule, Head { name, place }| {
+        let mut matcher = conditions(report, rule, names, Placing::DestinationNat);
         let node = rule.require(report, "translate", "a destination translation")?;
         let (translate, source) = match &node.value {
             Value::Map(_) => map(report, rule, node, &mut matcher)?,
             _ => (word(report, node)?, None),
         };
-        Some(DestinationNat { name, matcher, translate, source })
+        Some(DestinationNat { name, place, matcher, translate, source })
     })
 }
 

@@ -11,7 +11,7 @@ use super::prefix::{Pair, pair};
 use crate::names::{Names, zones};
 use crate::read::Keys;
 use crate::report::Report;
-use crate::rules::{Placed, list};
+use crate::rules::{Head, Placed, list};
 use crate::yaml::Node;
 
 const STATIC: Keys = Keys {
@@ -32,7 +32,7 @@ const CONDITIONS: &str = "a fixed translation has no conditions: write rules of 
 
 /// A fixed translation before it is made into two rules.
 struct Fixed {
-    name: String,
+    head: Head,
     to: Zones,
     pair: Pair,
 }
@@ -43,12 +43,12 @@ pub(super) fn fixed<'t>(
     node: Option<&Node<'t>>,
     names: &Names,
 ) -> (Vec<Placed<SourceNat>>, Vec<Placed<DestinationNat>>) {
-    let all = list(report, node, "nat.static", &STATIC, |report, rule, name| {
+    let all = list(report, node, "nat.static", &STATIC, |report, rule, head| {
         let help = "name the zones where the outside addresses are seen";
         let to = rule.require(report, "to", "a fixed translation");
         let to = to.and_then(|n| zones(report, n, names, "to", help));
         let pair = pair(report, rule, "a fixed translation", ["inside", "outside"])?;
-        Some(Fixed { name, to: to?, pair })
+        Some(Fixed { head, to: to?, pair })
     });
     // Inside addresses may have another outside address in another zone; outside ones have one meaning.
     disjoint(report, &all, "inside", |f| (f.pair.a, f.to.0));
@@ -57,16 +57,20 @@ pub(super) fn fixed<'t>(
 }
 
 /// The two directions of a fixed translation.
-fn rules(Placed { rule: Fixed { name, to, pair }, at }: Placed<Fixed>) -> (Placed<SourceNat>, Placed<DestinationNat>) {
+fn rules(
+    Placed { rule: Fixed { head: Head { name, place }, to, pair }, at }: Placed<Fixed>,
+) -> (Placed<SourceNat>, Placed<DestinationNat>) {
     let set = |net: IpNet| Some(AddressSet::new([(net.network(), net.broadcast())]));
     let map = pair.inside_out();
     let source = SourceNat {
         name: name.clone(),
+        place: place.clone(),
         matcher: Match { to: Some(to), source: set(pair.a), ..Match::default() },
         translate: SourceTranslation::Prefix(map),
     };
     let destination = DestinationNat {
         name,
+        place,
         matcher: Match { destination: set(pair.b), ..Match::default() },
         translate: DestinationTranslation::Prefix(map),
         source: None,
@@ -93,7 +97,8 @@ fn disjoint(report: &mut Report<'_>, all: &[Placed<Fixed>], key: &str, of: impl 
         };
         let (late, early) = if p.at.start > other.at.start { (p, other) } else { (*other, &p) };
         let line = report.line_of(early.at);
-        let message = format!("`{key}` of `{}` overlaps that of `{}` on line {line}", late.rule.name, early.rule.name);
+        let message =
+            format!("`{key}` of `{}` overlaps that of `{}` on line {line}", late.rule.head.name, early.rule.head.name);
         let help = match key {
             "inside" => "in one zone an address has one address outside",
             _ => "an address outside stands for one inside",

@@ -6,11 +6,11 @@ use dataplane::policy::{AddressSet, Family, Filtering, Match, PortChoice, Source
 
 use super::prefix::{Side, prefix};
 use crate::address::AddressRange;
-use crate::matching::{Place, conditions, confine, family};
+use crate::matching::{Placing, conditions, confine, family};
 use crate::names::Names;
 use crate::read::{Fields, Keys, boolean, choice, scalar, some_items};
 use crate::report::{Report, short};
-use crate::rules::{IN_MATCH, Placed, list};
+use crate::rules::{Head, IN_MATCH, Placed, list};
 use crate::sets::{literal_addresses, port_range, ranges_of, sendable};
 use crate::yaml::{Node, Value};
 
@@ -45,11 +45,11 @@ const FILTERINGS: [(&str, Filtering); 3] = [
 
 /// Reads `nat.source`.
 pub(super) fn source<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>, names: &Names) -> Vec<Placed<SourceNat>> {
-    list(report, node, "nat.source", &SOURCE, |report, rule, name| {
-        let mut matcher = conditions(report, rule, names, Place::SourceNat);
+    list(report, node, "nat.source", &SOURCE, |report, rule, Head { name, place }| {
+        let mut matcher = conditions(report, rule, names, Placing::SourceNat);
         let node = rule.require(report, "translate", "a source translation")?;
         let translate = translation(report, node, &mut matcher)?;
-        Some(SourceNat { name, matcher, translate })
+        Some(SourceNat { name, place, matcher, translate })
     })
 }
 

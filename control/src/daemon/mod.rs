@@ -29,7 +29,7 @@ use tokio::task::JoinSet;
 use crate::context::{Context, Queue, WorkerState};
 use crate::mirror::Mirror;
 use crate::socket::ControlSocket;
-use crate::{expiry, metrics, punt};
+use crate::{expiry, metrics, packet_log, punt};
 pub(crate) use steering::Steering;
 use threads::{Ended, Threads};
 
@@ -166,6 +166,7 @@ async fn gateway(file: &Path, config: &Config, signals: &mut Signals) -> anyhow:
     })?;
     let mut tasks = JoinSet::new();
     tasks.spawn(expiry::run(shared.clone()));
+    tasks.spawn(packet_log::run(shared.clone()));
     if let Some(listener) = metrics {
         let served = ctx.clone();
         tasks.spawn(async {
@@ -189,6 +190,7 @@ async fn gateway(file: &Path, config: &Config, signals: &mut Signals) -> anyhow:
     };
     tasks.shutdown().await;
     threads.stop(&shared);
+    packet_log::drain(&shared);
     ctx.release();
     drop(attachment);
     outcome

@@ -42,6 +42,7 @@ impl Collector for Gateway {
         interfaces(&self.ctx, &mut out);
         connections(&self.ctx, &mut out);
         workers(&self.ctx, &mut out);
+        rules(&self.ctx, &mut out);
         kernel(&self.ctx, &mut out);
         mirror(&self.ctx, &mut out);
         out.retain(|f| !f.get_metric().is_empty());
@@ -185,7 +186,7 @@ fn connections(ctx: &Context, out: &mut Vec<MetricFamily>) {
 type Get = fn(&Counters) -> &Counter;
 
 /// Counters that exist once per worker.
-const BY_WORKER: [(&str, &str, Get); 10] = [
+const BY_WORKER: [(&str, &str, Get); 12] = [
     ("connections_expired_total", "Connections that timed out.", |c| &c.expired),
     ("connections_deleted_total", "Connections deleted by the operator, or reopened.", |c| &c.deleted),
     ("connections_early_dropped_total", "Unassured connections dropped because the table was full.", |c| {
@@ -199,6 +200,8 @@ const BY_WORKER: [(&str, &str, Get); 10] = [
     ("checksums_completed_total", "Checksums completed that a sender had left to its network card.", |c| {
         &c.checksums_completed
     }),
+    ("log_limited_packets_total", "Packets not logged because of the rate limit of a rule's log.", |c| &c.log_limited),
+    ("log_lost_packets_total", "Packets not logged because the queue was full.", |c| &c.log_lost),
     ("bursts_total", "Bursts with at least one packet.", |c| &c.bursts),
 ];
 
@@ -239,6 +242,12 @@ fn workers(ctx: &Context, out: &mut Vec<MetricFamily>) {
         "Packets for the gateway host dropped: over the rate limit, or refused.",
     )
     .add(&[], load(&ctx.shared.punts_dropped));
+}
+
+/// What rules count.
+fn rules(ctx: &Context, out: &mut Vec<MetricFamily>) {
+    counter(out, "limit_table_full_total", "Packets held beyond a rule's limit because too many sources are counted.")
+        .add(&[], ctx.shared.limiter.full() as f64);
 }
 
 /// What the kernel counts: for each socket, and in the steering programs.

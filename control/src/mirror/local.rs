@@ -103,7 +103,7 @@ mod tests {
 
     fn policy(translate: SourceTranslation, to: Option<Zones>) -> Policy {
         let matcher = Match { to, ..Match::default() };
-        let source_nat = vec![SourceNat { name: "s".into(), matcher, translate }];
+        let source_nat = vec![SourceNat { name: "s".into(), matcher, translate, ..SourceNat::default() }];
         Policy { interfaces: zones(), source_nat, ..Policy::default() }
     }
 
@@ -139,7 +139,7 @@ mod tests {
             name: "d".into(),
             matcher: Match { destination: Some(AddressSet::new([range])), ..Match::default() },
             translate: DestinationTranslation::To { addresses: vec!["10.0.0.2".parse().unwrap()], port: None },
-            source: None,
+            ..DestinationNat::default()
         });
         p.source_nat.clear();
         assert!(is_translated(&p, &[], "203.0.113.15".parse().unwrap()));
@@ -169,7 +169,7 @@ mod tests {
                 ..Match::default()
             },
             translate: DestinationTranslation::To { addresses: vec!["10.0.0.2".parse().unwrap()], port: None },
-            source: None,
+            ..DestinationNat::default()
         };
         for (zones, expected) in [(Zones(0b11), true), (Zones(0b10), false)] {
             let p = Policy { interfaces: self::zones(), destination_nat: vec![forward(zones)], ..Policy::default() };
@@ -197,7 +197,7 @@ mod tests {
                 name: "d".into(),
                 matcher: Match::default(),
                 translate: DestinationTranslation::Prefix(map),
-                source: None,
+                ..DestinationNat::default()
             };
             let p = Policy { destination_nat: vec![destination], ..Policy::default() };
             assert!(is_translated(&p, &[], ip(yes)) && !is_translated(&p, &[], ip(no)));

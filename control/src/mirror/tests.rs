@@ -54,6 +54,7 @@ fn shared() -> Arc<Shared> {
             name: "internet".into(),
             matcher: dataplane::policy::Match { to: Some(dataplane::policy::Zones(0b10)), ..Default::default() },
             translate: SourceTranslation::Masquerade(PortChoice::default()),
+            ..SourceNat::default()
         }],
         ..Policy::default()
     };

@@ -22,6 +22,19 @@ pub enum CtState {
     Untracked = 4,
 }
 
+impl CtState {
+    /// The word for it in a policy.
+    pub fn label(self) -> &'static str {
+        match self {
+            CtState::New => "new",
+            CtState::Established => "established",
+            CtState::Related => "related",
+            CtState::Invalid => "invalid",
+            CtState::Untracked => "untracked",
+        }
+    }
+}
+
 /// Status bits of a connection, netfilter's `IPS_*`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Status(pub u16);

@@ -44,6 +44,18 @@ pub mod flags {
     pub const ECE: u8 = 0x40;
     /// Congestion window reduced (RFC 3168).
     pub const CWR: u8 = 0x80;
+
+    /// Their names, as nft writes them.
+    pub const NAMES: [(&str, u8); 8] = [
+        ("fin", FIN),
+        ("syn", SYN),
+        ("rst", RST),
+        ("psh", PSH),
+        ("ack", ACK),
+        ("urg", URG),
+        ("ece", ECE),
+        ("cwr", CWR),
+    ];
 }
 
 use flags::{ACK, CWR, ECE, FIN, PSH, RST, SYN, URG};

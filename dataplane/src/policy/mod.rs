@@ -1,10 +1,16 @@
 //! The compiled policy: what `config` produces and the path asks on a connection's first packet.
 
+mod ask;
+mod limiter;
 mod matcher;
+mod rule;
 mod set;
 mod succession;
 
+pub use ask::{Nobody, Witness};
+pub use limiter::Limiter;
 pub use matcher::{Facts, Family, IcmpTypes, Match, States, TcpFlags, Zones};
+pub use rule::{Action, Limit, Log, Place, Rate, Reject, Rule};
 pub use set::{AddressSet, PortSet};
 pub use succession::{Succession, TIMEOUTS};
 
@@ -12,7 +18,6 @@ use std::net::IpAddr;
 
 use crate::conntrack::{TcpSettings, Timeouts};
 use crate::helper::HelperKind;
-use crate::packet::Address;
 
 /// Index of an interface in [`Policy::interfaces`], in the FIB and among a worker's ports.
 pub type InterfaceId = u16;
@@ -70,33 +75,6 @@ pub struct InterfacePolicy {
     pub zone: ZoneId,
 }
 
-/// What a rule does with a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Action {
-    /// Let it pass.
-    Accept,
-    /// Discard it silently.
-    #[default]
-    Drop,
-    /// Discard it and say so: TCP RST, else ICMP port unreachable (administratively prohibited for others).
-    Reject,
-}
-
-/// A forward rule.
-#[derive(Debug, Clone, Default)]
-pub struct Rule {
-    /// The rule's name in the policy file.
-    pub name: String,
-    /// What it matches.
-    pub matcher: Match,
-    /// What it does.
-    pub action: Action,
-    /// The mark its connections get.
-    pub mark: Option<u32>,
-    /// Index of its connections' timeouts in [`Policy::timeouts`].
-    pub timeouts: u8,
-}
-
 /// Limits for each source address, counted by each worker for the connections it owns. 0 means none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SourceLimits {
@@ -111,6 +89,8 @@ pub struct SourceLimits {
 pub struct TrackingRule {
     /// The rule's name in the policy file.
     pub name: String,
+    /// Where it is written.
+    pub place: Place,
     /// What it matches; `to`, state and status are not known yet and never restrict.
     pub matcher: Match,
     /// What it does.
@@ -134,6 +114,8 @@ pub enum TrackingAction {
 pub struct DestinationNat {
     /// The rule's name in the policy file.
     pub name: String,
+    /// Where it is written.
+    pub place: Place,
     /// What it matches; the egress zone is not known yet.
     pub matcher: Match,
     /// The translation.
@@ -161,10 +143,12 @@ pub enum DestinationTranslation {
 }
 
 /// A source translation.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct SourceNat {
     /// The rule's name in the policy file.
     pub name: String,
+    /// Where it is written.
+    pub place: Place,
     /// What it matches, on addresses after destination translation.
     pub matcher: Match,
     /// The translation.
@@ -172,9 +156,10 @@ pub struct SourceNat {
 }
 
 /// How a source address is translated.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum SourceTranslation {
     /// Not at all; ends the search.
+    #[default]
     None,
     /// To the egress interface's address.
     Masquerade(PortChoice),
@@ -228,29 +213,6 @@ pub struct PrefixMap {
 }
 
 impl Policy {
-    /// The first rule that matches, `u16::MAX` for the default, and what it does.
-    pub fn verdict<A: Address>(&self, facts: &Facts<A>) -> (u16, Action) {
-        match self.rules.iter().position(|r| r.matcher.matches(facts)) {
-            Some(i) => (i as u16, self.rules[i].action),
-            None => (u16::MAX, self.default),
-        }
-    }
-
-    /// What the first tracking rule that matches does.
-    pub fn tracking_action<A: Address>(&self, facts: &Facts<A>) -> Option<TrackingAction> {
-        self.tracking.iter().find(|r| r.matcher.matches(facts)).map(|r| r.action)
-    }
-
-    /// The first destination translation that matches, with its index.
-    pub fn destination_nat<A: Address>(&self, facts: &Facts<A>) -> Option<(usize, &DestinationNat)> {
-        self.destination_nat.iter().enumerate().find(|(_, r)| r.matcher.matches(facts))
-    }
-
-    /// The first source translation that matches.
-    pub fn source_nat<A: Address>(&self, facts: &Facts<A>) -> Option<&SourceNat> {
-        self.source_nat.iter().find(|r| r.matcher.matches(facts))
-    }
-
     /// The zone of an interface; `None` for one that is not in the policy.
     #[inline]
     pub fn zone_of(&self, i: InterfaceId) -> Option<ZoneId> {

@@ -84,6 +84,10 @@ pub struct Counters {
     pub icmp_limited: Counter,
     /// Checksums that a sender had left to its network card, completed here.
     pub checksums_completed: Counter,
+    /// Packets that rules would have logged, but for the rate limit of the log.
+    pub log_limited: Counter,
+    /// Packets that were not logged because the queue was full.
+    pub log_lost: Counter,
     /// Bursts with at least one frame.
     pub bursts: Counter,
     /// Nanoseconds spent on bursts with at least one frame.
@@ -121,6 +125,8 @@ impl Counters {
             icmp_sent: Counter::default(),
             icmp_limited: Counter::default(),
             checksums_completed: Counter::default(),
+            log_limited: Counter::default(),
+            log_lost: Counter::default(),
             bursts: Counter::default(),
             busy_ns: Counter::default(),
             idle_ns: Counter::default(),

@@ -5,6 +5,7 @@ use super::family::Packet;
 use crate::io::{Frame, Port};
 use crate::packet::icmp::{self, Problem};
 use crate::packet::{Ip, protocol};
+use crate::policy::Reject;
 
 /// The most bytes an answer has.
 const ROOM: u16 = 1300;
@@ -22,14 +23,19 @@ pub(super) fn answer<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, problem: Pr
     }
 }
 
-/// Refuses a packet as a closed port would: a TCP reset, or ICMP port unreachable.
-pub(super) fn reject<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>) {
-    if p.headers.proto == protocol::TCP && p.headers.fragment.is_none() {
-        let h = p.headers;
-        respond(w, p, |out, frame| icmp::build_reset(out, frame, &h));
-    } else {
-        answer(w, p, Problem::PortUnreachable);
-    }
+/// Tells the sender of a packet that a rule discards it.
+pub(super) fn reject<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, how: Reject) {
+    let problem = match how {
+        Reject::Closed | Reject::TcpReset if p.headers.proto == protocol::TCP && p.headers.fragment.is_none() => {
+            let h = p.headers;
+            return respond(w, p, |out, frame| icmp::build_reset(out, frame, &h));
+        }
+        Reject::Closed | Reject::TcpReset | Reject::PortUnreachable => Problem::PortUnreachable,
+        Reject::HostUnreachable => Problem::HostUnreachable,
+        Reject::NoRoute => Problem::NoRoute,
+        Reject::Prohibited => Problem::Prohibited,
+    };
+    answer(w, p, problem);
 }
 
 fn respond<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, build: impl FnOnce(&mut [u8], &[u8]) -> Option<usize>) {

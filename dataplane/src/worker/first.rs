@@ -47,9 +47,7 @@ pub(super) fn first<P: Port, A: Member>(
     let (next, interface) = route(w, p, flow.tuple.dst)?;
     let hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
     check_exit(w, t, p, hop)?;
-    facts.to = w.snapshot.policy.zone_of(interface);
-    let rule = admit(w, p, &facts)?;
-    facts.mark = w.snapshot.policy.rules.get(usize::from(rule)).and_then(|r| r.mark).unwrap_or(facts.mark);
+    let rule = admit(w, p, &mut facts, interface)?;
 
     // From here on the connection holds what must be given back when it is not confirmed.
     let mut c = Connection::new(*key, *key, private);

@@ -11,7 +11,7 @@ use super::reason::DropReason;
 use super::rules::describe;
 use crate::conntrack::{Connection, CtState, Direction, Key, Status};
 use crate::nat::{self, Endpoint, Mappings};
-use crate::policy::{Action, Filtering, TrackingAction};
+use crate::policy::{Action, Filtering, Nobody, TrackingAction};
 use crate::route::Target;
 use crate::snapshot::Snapshot;
 
@@ -77,11 +77,10 @@ pub(super) fn judge<A: Member>(
     let hop = pick(hops, c.original.src, c.original.dst);
     let Some(egress) = hop.interface else { return verdict(Judgement::Stays) };
     facts.to = s.policy.zone_of(egress);
-    let (rule, action) = s.policy.verdict(&facts);
+    let (_, action) = s.policy.verdict(&mut facts, &mut Nobody);
     if action != Action::Accept {
         return verdict(Judgement::Denied);
     }
-    facts.mark = s.policy.rules.get(usize::from(rule)).and_then(|r| r.mark).unwrap_or(facts.mark);
     if c.status.contains(Status::EXPECTED) && !c.status.contains(Status::MAPPED_INBOUND) {
         // Its source follows its master connection, whatever the rules say.
         return verdict(Judgement::Stays);

@@ -14,6 +14,7 @@ mod first;
 mod judge;
 mod limits;
 pub mod listing;
+pub mod logged;
 mod neighbour;
 mod options;
 mod path;

@@ -57,8 +57,7 @@ pub(super) fn related<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
     facts.destination = dst;
     facts.status = status;
     facts.mark = mark;
-    facts.to = w.snapshot.policy.zone_of(interface);
-    admit(w, p, &facts)?;
+    admit(w, p, &mut facts, interface)?;
     if status.intersects(Status::ANY_NAT) {
         let b = w.pool.bytes_mut(p.frame);
         let delta = A::rewrite(b, usize::from(quote.l3), inside.src, inside.dst);

@@ -3,12 +3,13 @@
 use super::core::Core;
 use super::error;
 use super::family::Packet;
+use super::logged;
 use super::reason::DropReason;
 use crate::conntrack::tcp::flags;
 use crate::conntrack::{CtState, Key, Status, Tuple};
 use crate::io::Port;
 use crate::packet::{Ip, be16, protocol};
-use crate::policy::{Action, Facts, InterfaceId, Policy};
+use crate::policy::{Action, Facts, InterfaceId, Limit, Policy, Rule, Witness};
 
 /// What is known of a packet before it is routed.
 pub(super) fn facts<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>, state: CtState) -> Facts<A> {
@@ -46,16 +47,48 @@ pub(super) fn describe<A: Ip>(policy: &Policy, key: &Key<A>, ingress: InterfaceI
     }
 }
 
-/// Asks the rules. Returns the index of the rule that accepted the packet, `u16::MAX` for the default.
-pub(super) fn admit<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, facts: &Facts<A>) -> Result<u16, DropReason> {
-    let (rule, action) = w.snapshot.policy.verdict(facts);
-    match action {
-        Action::Accept => Ok(rule),
-        Action::Drop if facts.state == CtState::Invalid => Err(DropReason::Invalid),
-        Action::Drop => Err(DropReason::Policy),
-        Action::Reject => {
-            error::reject(w, p);
+/// Asks the rules about a packet that is to leave by `egress`. Returns the index of the rule that accepted
+/// it, [`Policy::DEFAULT`] for the default. The mark in `facts` is then the one its connection gets.
+pub(super) fn admit<P: Port, A: Ip>(
+    w: &mut Core<P>,
+    p: &Packet<A>,
+    facts: &mut Facts<A>,
+    egress: InterfaceId,
+) -> Result<u16, DropReason> {
+    let policy = &w.snapshot.policy;
+    facts.to = policy.zone_of(egress);
+    match policy.verdict(facts, &mut OnPath { w, p, egress }) {
+        (rule, Action::Accept) => Ok(rule),
+        (_, Action::Drop | Action::Continue) if facts.state == CtState::Invalid => Err(DropReason::Invalid),
+        (_, Action::Drop | Action::Continue) => Err(DropReason::Policy),
+        (_, Action::Reject(how)) => {
+            error::reject(w, p, how);
             Err(DropReason::PolicyReject)
+        }
+    }
+}
+
+/// A real packet: limits count it, rules may log it.
+struct OnPath<'a, P, A> {
+    w: &'a Core<P>,
+    p: &'a Packet<A>,
+    egress: InterfaceId,
+}
+
+impl<P: Port, A: Ip> Witness<A> for OnPath<'_, P, A> {
+    fn is_within(&mut self, limit: &Limit, facts: &Facts<A>) -> bool {
+        let shared = &self.w.shared;
+        let now = shared.nanoseconds();
+        if limit.per_source {
+            shared.limiter.admit(&limit.rate, facts.source, now)
+        } else {
+            shared.limiter.admit(&limit.rate, (), now)
+        }
+    }
+
+    fn matched(&mut self, i: u16, rule: &Rule, facts: &Facts<A>) {
+        if let Some(log) = &rule.log {
+            logged::log(self.w, self.p, facts, self.egress, i, log);
         }
     }
 }

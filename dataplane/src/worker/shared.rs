@@ -14,12 +14,13 @@ use super::counters::Counters;
 use super::directory::Directory;
 use super::events::Subscription;
 use super::listing::{ConnectionInfo, Filter};
+use super::logged::LogRecord;
 use super::succession::Judged;
 use crate::conntrack::{Expectations, SlabView, Ticks};
 use crate::io::EventFd;
 use crate::nat::Mappings;
 use crate::packet::{V4, V6};
-use crate::policy::{InterfaceId, Policy};
+use crate::policy::{InterfaceId, Limiter, Policy};
 use crate::snapshot::Published;
 
 /// Everything shared; one per daemon.
@@ -43,6 +44,10 @@ pub struct Shared {
     pub neighbour_requests: ArrayQueue<NeighbourRequest>,
     /// Frames for the gateway host itself.
     pub punts: ArrayQueue<Punt>,
+    /// Packets that rules log, for the control thread to write.
+    pub logged: ArrayQueue<LogRecord>,
+    /// What the rate limits of rules count.
+    pub limiter: Limiter,
     /// Signalled when `neighbour_requests` has become non-empty.
     pub control_ready: EventFd,
     /// Signalled when `punts` has become non-empty.
@@ -208,6 +213,8 @@ impl Shared {
                 .collect::<io::Result<_>>()?,
             neighbour_requests: ArrayQueue::new(1024),
             punts: ArrayQueue::new(1024),
+            logged: ArrayQueue::new(4096),
+            limiter: Limiter::default(),
             control_ready: EventFd::new()?,
             punt_ready: EventFd::new()?,
             punts_dropped: AtomicU64::new(0),
@@ -230,6 +237,11 @@ impl Shared {
             self.wake(w);
         }
         generation
+    }
+
+    /// Nanoseconds since the start, never 0; finer than [`Shared::now`], and dearer.
+    pub fn nanoseconds(&self) -> u64 {
+        (self.started.elapsed().as_nanos() as u64).max(1)
     }
 
     /// Wakes a worker if it sleeps.

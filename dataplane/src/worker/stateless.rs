@@ -38,12 +38,13 @@ pub(super) fn stateless<P: Port, A: Member>(
     let hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
     check_exit(w, t, p, hop)?;
     let mut facts = facts(w, p, state);
-    facts.to = w.snapshot.policy.zone_of(interface);
-    admit(w, p, &facts)?;
-    if state == CtState::Invalid
-        && w.snapshot.policy.source_nat(&facts).is_some_and(|r| r.translate != SourceTranslation::None)
-    {
-        return Err(DropReason::InvalidUntranslated);
+    admit(w, p, &mut facts, interface)?;
+    if state == CtState::Invalid {
+        let policy = &w.snapshot.policy;
+        let rule = policy.source_nat.iter().find(|r| r.matcher.matches(&facts));
+        if rule.is_some_and(|r| r.translate != SourceTranslation::None) {
+            return Err(DropReason::InvalidUntranslated);
+        }
     }
     Ok(Step::Send(hop))
 }

@@ -63,7 +63,7 @@ pub fn policy() -> Policy {
             ..Match::default()
         },
         translate: DestinationTranslation::To { addresses: vec![ip(CLIENT)], port: Some(to) },
-        source: None,
+        ..DestinationNat::default()
     };
     Policy {
         zones: vec!["inside".into(), "outside".into()],
@@ -92,6 +92,7 @@ pub fn policy() -> Policy {
                 ..Match::default()
             },
             translate: SourceTranslation::Masquerade(PortChoice::default()),
+            ..SourceNat::default()
         }],
         checksum: true,
         max_connections: 1024,

@@ -1,0 +1,183 @@
+"""What rules can match and do beyond zones, addresses and ports."""
+
+import errno
+import re
+
+from lab.policy import *
+from lab.programs import Conversation, families, ping, silent, tcp_ask, udp_ask, udp_socket, wait_for
+from runner import test
+
+BOTH = (1, 2)
+
+
+def with_rules(lab, *rules, at=2, **sections):
+    """The usual policy with rules before the one that lets the LAN out, and other sections replaced."""
+    policy = base(lab.workers)
+    policy['policy']['rules'][at:at] = rules
+    policy.update(sections)
+    return policy
+
+
+def connect(ns, address, port=HTTP, timeout=0.7):
+    """How a connection attempt ends: the name of its error, or None when it succeeds."""
+    try:
+        Conversation(ns, address, port, timeout=timeout).close()
+    except TimeoutError:
+        return 'timeout'
+    except OSError as e:
+        return errno.errorcode[e.errno]
+    return None
+
+
+def port_unreachable(ns, address):
+    """Whether a datagram to a closed port is refused."""
+    with udp_socket(ns, family=families(address)) as s:
+        s.connect((address, 9))
+        s.settimeout(0.7)
+        s.send(b'x')
+        try:
+            s.recv(10)
+        except ConnectionRefusedError:
+            return True
+        except TimeoutError:
+            return False
+
+
+@test(start=False, kernel=False)
+def icmp_type(lab):
+    """A name stands for the type of both families, a code can be named too; other messages are not affected."""
+    lab.gateway.start(with_rules(
+        lab, {'name': 'no-pings', 'match': {'from': 'inside', 'icmp_type': 'echo-request'}, 'action': 'drop'}))
+    lab.serve(lab.server)
+    for address in (SERVER, SERVER6):
+        assert ping(lab.client, address, count=2, wait=0.3).received == 0, address
+        assert udp_ask(lab.client, address)
+        assert port_unreachable(lab.client, address), address
+    lab.gateway.stop()
+    lab.gateway.start(with_rules(
+        lab, {'name': 'no-port-unreachable', 'action': 'drop',
+              'match': {'icmp_type': 'destination-unreachable/port-unreachable'}}, at=0))
+    for address in (SERVER, SERVER6):
+        assert not port_unreachable(lab.client, address), address
+        assert ping(lab.client, address).received == 3
+
+
+@test(start=False, kernel=False)
+def tcp_flags(lab):
+    """Connections may be picked up from the middle unless a rule wants to see their SYN."""
+    lab.serve(lab.server)
+    for rules, survives in (([], True), ([{'name': 'no-syn', 'action': 'drop', 'match': {
+            'state': 'new', 'tcp_flags': {'clear': 'syn'}}}], False)):
+        lab.gateway.start(with_rules(lab, *rules))
+        with Conversation(lab.client, SERVER6, timeout=1) as c:
+            c.ask()
+            lab.gateway.cli('conntrack', 'flush')
+            assert silent(c.ask) != survives
+        assert tcp_ask(lab.client, SERVER6)
+        lab.gateway.stop()
+    lab.gateway.start(with_rules(lab, {'name': 'no-syn', 'action': 'drop', 'match': {
+        'from': 'inside', 'port': HTTP, 'tcp_flags': {'set': 'syn', 'clear': ['ack', 'rst']}}}))
+    assert connect(lab.client, SERVER) == 'timeout' and tcp_ask(lab.client, SERVER)
+
+
+@test(start=False, kernel=False)
+def family(lab):
+    """A rule about one family."""
+    lab.gateway.start(with_rules(lab, {'name': 'no-v6', 'match': {'family': 'ipv6'}, 'action': 'drop'}))
+    lab.serve(lab.server)
+    assert tcp_ask(lab.client, SERVER) and connect(lab.client, SERVER6) == 'timeout'
+
+
+@test(start=False, kernel=False, rows=[
+    ('tcp-reset', 'ECONNREFUSED', 'ECONNREFUSED'), ('port-unreachable', 'ECONNREFUSED', 'ECONNREFUSED'),
+    ('host-unreachable', 'EHOSTUNREACH', 'EHOSTUNREACH'), ('no-route', 'ENETUNREACH', 'ENETUNREACH'),
+    ('admin-prohibited', 'EHOSTUNREACH', 'EACCES')])
+def reject(lab, row):
+    """The sender learns what the rule says."""
+    how, four, six = row
+    lab.gateway.start(with_rules(lab, {'name': 'no-web', 'match': {'from': 'inside', 'protocol': 'tcp', 'port': HTTP},
+                                       'action': {'reject': how}}))
+    lab.serve(lab.server)
+    assert (connect(lab.client, SERVER), connect(lab.client, SERVER6)) == (four, six)
+    assert tcp_ask(lab.client, SERVER)
+
+
+def logged(lab, rule):
+    """The fields of each line that a rule has logged."""
+    lines = [line for line in lab.gateway.log_text().splitlines() if 'rule="%s"' % rule in line]
+    return [dict(re.findall(r'(\w+)=(\S+)', line), line=line) for line in lines]
+
+
+@test(workers=BOTH, start=False, kernel=False)
+def log(lab):
+    """Logged beside any action, or by a rule of its own that goes on to the next."""
+    lab.gateway.start(with_rules(
+        lab, {'name': 'seen', 'match': {'from': 'inside', 'port': [HTTP, ECHO]}, 'action': 'log'},
+        {'name': 'no-web', 'match': {'from': 'inside', 'port': HTTP}, 'action': 'drop',
+         'log': {'prefix': 'no surfing'}},
+        {'name': 'quiet', 'match': {'from': 'inside', 'port': 9}, 'action': 'drop'}))
+    lab.serve(lab.server)
+    assert connect(lab.client, SERVER, timeout=0.4) == 'timeout' and connect(lab.client, SERVER, 9, 0.4) == 'timeout'
+    tcp_ask(lab.client, SERVER6)
+    wait_for(lambda: len(logged(lab, 'seen')) >= 2 and logged(lab, 'no-web'), 'lines in the log')
+    first = logged(lab, 'no-web')[0]
+    expected = {'verdict': 'drop', 'state': 'new', 'from': 'inside', 'to': 'outside', 'in': 'lan', 'out': 'wan',
+                'src': CLIENT, 'dst': SERVER, 'proto': 'tcp', 'dport': str(HTTP), 'len': '60'}
+    assert expected.items() <= first.items(), first
+    assert 'no surfing' in first['line'] and 'syn' in first['flags'].split(','), first
+    assert any(s['src'] == CLIENT6 and s['verdict'] == 'continue' and s['dport'] == str(ECHO)
+               for s in logged(lab, 'seen'))
+    assert not logged(lab, 'quiet')
+
+
+@test(start=False, kernel=False)
+def log_rate(lab):
+    """A flood is logged as often as the rule allows, and what is left out is counted."""
+    lab.gateway.start(with_rules(lab, {'name': 'flood', 'match': {'from': 'inside', 'protocol': 'udp'},
+                                       'action': 'drop', 'log': {'rate': '1/h', 'burst': 3}}))
+    with udp_socket(lab.client) as s:
+        for port in range(2000, 2050):
+            s.sendto(b'x', (SERVER, port))
+    wait_for(lambda: lab.gateway.metric('sluice_log_limited_packets_total') == 47, '47 packets left out')
+    wait_for(lambda: len(logged(lab, 'flood')) == 3, 'three lines')
+    assert lab.gateway.metric('sluice_log_lost_packets_total') == 0
+
+
+@test(workers=BOTH, start=False, kernel=False)
+def limit(lab):
+    """Connections beyond the rate of their source meet the next rule; all workers count together."""
+    web = {'from': 'inside', 'protocol': 'tcp', 'port': HTTP}
+    rate = {'rate': '1/h', 'burst': 3, 'per': 'source'}
+    lab.serve(lab.server)
+    for rules in ([{'name': 'some', 'match': web, 'limit': rate, 'action': 'accept'},
+                   {'name': 'more', 'match': web, 'action': {'reject': 'tcp-reset'}}],
+                  [{'name': 'more', 'match': web, 'limit': dict(rate, over=True), 'action': {'reject': 'tcp-reset'}}]):
+        lab.gateway.start(with_rules(lab, *rules))
+        for ns in (lab.client, lab.client2):
+            outcomes = [connect(ns, SERVER) for _ in range(8)]
+            assert outcomes == [None] * 3 + ['ECONNREFUSED'] * 5, outcomes
+        lab.gateway.stop()
+    lab.gateway.start(with_rules(
+        lab, {'name': 'some', 'match': dict(web), 'limit': {'rate': '20/m', 'burst': 2}, 'action': 'accept'},
+        {'name': 'more', 'match': web, 'action': 'reject'}))
+    assert [connect(ns, SERVER) for ns in (lab.client, lab.client2, lab.client)] == [None, None, 'ECONNREFUSED']
+    # A new one every three seconds.
+    wait_for(lambda: connect(lab.client2, SERVER) is None, 'one more connection', 20, 0.5)
+
+
+@test(start=False, kernel=False)
+def mark(lab):
+    """A mark that a rule gives is seen by later rules, by source translations and in listings."""
+    policy = with_rules(
+        lab, {'name': 'mark', 'match': {'from': 'inside', 'source': [CLIENT, CLIENT6]}, 'action': 'mark', 'mark': 7},
+        {'name': 'marked', 'match': {'mark': 7, 'port': ECHO}, 'action': 'accept'},
+        {'name': 'unmarked', 'match': {'port': ECHO}, 'action': 'drop'})
+    policy['nat']['source'].insert(0, {'name': 'marked', 'to': 'outside', 'match': {'source': LAN_NET, 'mark': 7},
+                                       'translate': {'masquerade': True, 'ports': '20000-20009'}})
+    lab.gateway.start(policy)
+    lab.serve(lab.server)
+    for address in (SERVER, SERVER6):
+        seen = tcp_ask(lab.client, address)
+        assert (20000 <= seen[1] <= 20009) == (address == SERVER), seen
+        assert connect(lab.client2, address, ECHO) == 'timeout'
+        assert any('mark=7' in line and 'dst=%s ' % address in line for line in lab.gateway.conntrack('-m', '7'))

@@ -1,6 +1,10 @@
 # Everything a user or developer runs. The targets install what they need, once: see tests/packages.txt.
 
-.PHONY: demo test bench lint build clean
+# Where `install` puts things; BINARY is what it installs.
+PREFIX ?= /usr/local
+BINARY ?= target/release/sluice
+
+.PHONY: demo test bench lint build clean install uninstall
 .DEFAULT_GOAL := build
 
 build:
@@ -31,6 +35,30 @@ lint:
 	@if cargo deny --version >/dev/null 2>&1; \
 	then cargo deny --offline --locked check; \
 	else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
+
+# Binary, manual, completions, systemd unit and examples, below $(DESTDIR)$(PREFIX). The policy itself is
+# /etc/sluice/sluice.yaml, which is yours: it is neither written nor removed.
+MAN = $(DESTDIR)$(PREFIX)/share/man/man1
+EXAMPLES = $(DESTDIR)$(PREFIX)/share/doc/sluice/examples
+UNIT = $(DESTDIR)$(PREFIX)/lib/systemd/system/sluice.service
+BASH = $(DESTDIR)$(PREFIX)/share/bash-completion/completions/sluice
+ZSH = $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_sluice
+FISH = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/sluice.fish
+
+install:
+	@test -x "$(BINARY)" || { echo "$(BINARY) is not there: run make first" >&2; exit 1; }
+	install -D -m 755 "$(BINARY)" "$(DESTDIR)$(PREFIX)/bin/sluice"
+	install -d "$(MAN)" "$(EXAMPLES)" "$(dir $(UNIT))" "$(dir $(BASH))" "$(dir $(ZSH))" "$(dir $(FISH))"
+	"$(BINARY)" man "$(MAN)"
+	"$(BINARY)" completions bash >"$(BASH)"
+	"$(BINARY)" completions zsh >"$(ZSH)"
+	"$(BINARY)" completions fish >"$(FISH)"
+	sed 's,@PREFIX@,$(PREFIX),' control/systemd/sluice.service >"$(UNIT)"
+	install -m 644 config/examples/*.yaml "$(EXAMPLES)"
+
+uninstall:
+	rm -f "$(DESTDIR)$(PREFIX)/bin/sluice" "$(MAN)"/sluice*.1 "$(UNIT)" "$(BASH)" "$(ZSH)" "$(FISH)"
+	rm -rf "$(DESTDIR)$(PREFIX)/share/doc/sluice"
 
 clean:
 	cargo clean

@@ -2,6 +2,7 @@
 
 mod client;
 mod conntrack;
+mod documents;
 mod status;
 
 use std::path::PathBuf;
@@ -38,7 +39,18 @@ enum Verb {
         #[command(flatten)]
         client: Client,
     },
-    /// Look at the connections, and delete them
+    /// Print a shell's completions for this command line
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual's pages
+    #[command(hide = true)]
+    Man {
+        /// Where to; made if it is not there
+        directory: PathBuf,
+    },
+    /// Look at the connections, change and delete them, and follow what happens to them
     Conntrack {
         #[command(subcommand)]
         verb: Box<conntrack::Verb>,
@@ -65,6 +77,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Run { config } => crate::daemon::run(&config),
         Verb::Check { file, json } => check(&file, json),
         Verb::Status { client } => status::run(&client),
+        Verb::Completions { shell } => documents::completions(shell),
+        Verb::Man { directory } => documents::man(&directory),
         Verb::Conntrack { verb } => conntrack::run(*verb),
     }
 }

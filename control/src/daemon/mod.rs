@@ -6,6 +6,7 @@
 
 mod checks;
 mod logging;
+mod service;
 mod steering;
 mod threads;
 
@@ -183,7 +184,7 @@ async fn gateway(file: &Path, config: &Config, signals: &mut Signals) -> anyhow:
             tracing::info!("stopping");
             // A second signal finds the default action and ends the process at once.
             crate::sys::default_signals();
-            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+            service::tell(sd_notify::NotifyState::Stopping);
             Ok(Outcome::Signal)
         }
         outcome = watch(&ctx, ended) => outcome,
@@ -200,6 +201,7 @@ async fn gateway(file: &Path, config: &Config, signals: &mut Signals) -> anyhow:
 async fn watch(ctx: &Context, mut ended: UnboundedReceiver<Ended>) -> anyhow::Result<Outcome> {
     let mut beat = tokio::time::interval(HEARTBEAT);
     let mut replaced = None;
+    let mut watchdog = service::Watchdog::default();
     loop {
         tokio::select! {
             e = ended.recv() => {
@@ -211,6 +213,7 @@ async fn watch(ctx: &Context, mut ended: UnboundedReceiver<Ended>) -> anyhow::Re
             }
             _ = beat.tick() => {
                 ctx.steering.heartbeat();
+                watchdog.beat(ctx);
                 for (state, w) in ctx.workers.iter().zip(&ctx.shared.workers) {
                     state.sample(&w.counters);
                 }
@@ -269,7 +272,5 @@ fn tell_ready(ctx: &Context) {
         let device = &ctx.shared.current.load().policy.interfaces[q.interface].device;
         tracing::debug!("{device} queue {}: worker {}, {} XDP, {}", q.queue, q.worker, q.xdp, q.mode);
     }
-    if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        tracing::warn!("telling systemd that sluice is ready: {e}");
-    }
+    service::tell(sd_notify::NotifyState::Ready);
 }

@@ -18,7 +18,7 @@ const MAX_CONNECTIONS: u64 = 1 << 27;
 const MAX_RATE: u64 = 10_000_000;
 
 const CONNTRACK: Keys = Keys {
-    known: &["max_connections", "limits", "timeouts", "tcp", "checksum", "helpers"],
+    known: &["max_connections", "early_drop", "limits", "timeouts", "tcp", "checksum", "helpers"],
     foreign: &[
         ("max", "the most connections are `max_connections`"),
         ("timeout", "did you mean `timeouts`?"),
@@ -40,6 +40,7 @@ const HELPER: Keys = Keys { known: &["helper", "port"], foreign: &[("name", "the
 /// What `conntrack` says.
 pub(crate) struct Conntrack {
     pub(crate) max_connections: u32,
+    pub(crate) early_drop: bool,
     pub(crate) limits: SourceLimits,
     pub(crate) timeouts: Timeouts,
     pub(crate) tcp: TcpSettings,
@@ -52,6 +53,7 @@ impl Default for Conntrack {
     fn default() -> Self {
         Conntrack {
             max_connections: DEFAULT_CONNECTIONS,
+            early_drop: true,
             limits: SourceLimits::default(),
             timeouts: Timeouts::linux(),
             tcp: TcpSettings::default(),
@@ -69,6 +71,9 @@ pub(crate) fn conntrack<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) ->
         && let Some(n) = number(report, n, "`max_connections`", 1..=MAX_CONNECTIONS)
     {
         out.max_connections = n as u32;
+    }
+    if let Some(b) = fields.get("early_drop").and_then(|n| boolean(report, n, "`early_drop`")) {
+        out.early_drop = b;
     }
     if let Some(f) = fields.get("limits").and_then(|n| Fields::of(report, n, "`conntrack.limits`", &LIMITS)) {
         for (key, max, slot) in [

@@ -109,6 +109,7 @@ pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>) -> Option<Co
             tcp: conntrack.tcp,
             checksum: conntrack.checksum,
             max_connections: conntrack.max_connections,
+            keep_unassured: !conntrack.early_drop,
             strict_reverse_path,
             icmp_errors_per_second,
             ..Policy::default()

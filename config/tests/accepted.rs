@@ -55,6 +55,7 @@ fn defaults() {
     assert_eq!(c.policy.tcp, TcpSettings::default());
     assert!(c.policy.checksum);
     assert_eq!(c.policy.max_connections, 1_000_000);
+    assert!(!c.policy.keep_unassured);
     assert!(!c.policy.strict_reverse_path);
     assert_eq!(c.policy.icmp_errors_per_second, 1000);
     assert_eq!((c.workers.count, c.workers.cpus, c.workers.poll), (None, None, Poll::Adaptive));
@@ -254,13 +255,14 @@ fn source_translations() {
     };
     assert_eq!(of("none").0, SourceTranslation::None);
     assert_eq!(of("masquerade").0, SourceTranslation::Masquerade(PortChoice::default()));
-    let choice = PortChoice { ports: Some((1024, 65535)), random: true, independent: None };
+    let choice = PortChoice { ports: Some((1024, 65535)), random: true, ..PortChoice::default() };
     let masquerade = SourceTranslation::Masquerade(choice);
     assert_eq!(of("{ masquerade: true, ports: 1024-65535, random: true }").0, masquerade);
     let (pool, m) =
         of("{ pool: [203.0.113.9, 203.0.113.0/30, 203.0.113.9], persistent: true, mapping: endpoint-dependent }");
     let addresses = vec![(ip("203.0.113.0"), ip("203.0.113.3")), (ip("203.0.113.9"), ip("203.0.113.9"))];
-    assert_eq!(pool, SourceTranslation::Pool { addresses, choice: PortChoice::default() });
+    let choice = PortChoice { persistent: true, ..PortChoice::default() };
+    assert_eq!(pool, SourceTranslation::Pool { addresses, choice });
     // An IPv4 pool translates IPv4 only, also when the rule does not say so.
     assert_eq!(m.family, Some(Family::V4));
     let (_, m) = of("{ pool: 2001:db8::1-2001:db8::f }");

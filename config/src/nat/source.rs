@@ -99,7 +99,6 @@ fn map<'t>(report: &mut Report<'t>, node: &Node<'t>, matcher: &mut Match) -> Opt
     let node = fields.get(kind)?;
     match kind {
         "pool" => {
-            persistent(report, &fields);
             let choice = port_choice(report, &fields);
             let addresses = pool(report, node)?;
             confine(report, matcher, Family::of(addresses[0].0), node.at, "the pool");
@@ -140,19 +139,15 @@ fn masquerade<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<()> {
     choice(report, node, "a value for `masquerade`", &[("true", ())])
 }
 
-/// A source always keeps its address of a pool, so that only `true` is true.
-fn persistent<'t>(report: &mut Report<'t>, fields: &Fields<'_, 't>) {
-    let Some(node) = fields.get("persistent") else { return };
-    if boolean(report, node, "`persistent`") == Some(false) {
-        let help = "leave the key out: connections of one source share an address (RFC 4787 REQ-2)";
-        report.error_help(node.at, "a source always keeps its address of the pool", help);
-    }
+fn switch<'t>(report: &mut Report<'t>, fields: &Fields<'_, 't>, key: &str) -> bool {
+    fields.get(key).and_then(|n| boolean(report, n, &format!("`{key}`"))).unwrap_or(false)
 }
 
 fn port_choice<'t>(report: &mut Report<'t>, fields: &Fields<'_, 't>) -> PortChoice {
     PortChoice {
         ports: fields.get("ports").and_then(|n| port_pool(report, n)),
-        random: fields.get("random").and_then(|n| boolean(report, n, "`random`")).unwrap_or(false),
+        random: switch(report, fields, "random"),
+        persistent: switch(report, fields, "persistent"),
         independent: independent(report, fields),
     }
 }

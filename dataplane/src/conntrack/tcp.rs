@@ -280,7 +280,7 @@ impl TcpTrack {
         let mut assured = false;
         if !status.contains(Status::SEEN_REPLY) {
             if kind == Kind::Rst {
-                return TcpOutcome::Accept { timeout, assured, kill: true };
+                return TcpOutcome::Accept { timeout: timeouts.tcp_refused, assured, kill: timeouts.tcp_refused == 0 };
             }
             // A client that reuses its port must not keep the entry, and its translation, alive.
             if kind == Kind::Syn && from == TcpState::SynSent {

@@ -47,6 +47,8 @@ pub struct Timeouts {
     pub tcp_max_retrans: u32,
     /// TCP with data that is not acknowledged.
     pub tcp_unacknowledged: u32,
+    /// TCP that was reset before it was answered; 0: it goes with the reset.
+    pub tcp_refused: u32,
     /// ICMP queries.
     pub icmp: u32,
     /// ICMPv6 queries.
@@ -86,6 +88,7 @@ impl Timeouts {
             tcp,
             tcp_max_retrans: 300,
             tcp_unacknowledged: 300,
+            tcp_refused: 0,
             icmp: 30,
             icmpv6: 30,
             gre: 30,
@@ -95,8 +98,9 @@ impl Timeouts {
         }
     }
 
-    /// What the NAT RFCs ask for: UDP 5 minutes (RFC 4787 REQ-5), TCP established 2 h 4 min and
-    /// transitory 4 minutes (RFC 5382 REQ-5), ICMP 60 s (RFC 5508 REQ-2).
+    /// What the NAT RFCs ask for: UDP 5 minutes (RFC 4787 REQ-5), TCP established 2 h 4 min whatever is
+    /// outstanding, and transitory 4 minutes (RFC 5382 REQ-5), also after a reset (RFC 7857 2.2), ICMP 60 s
+    /// (RFC 5508 REQ-2).
     pub fn rfc() -> Self {
         let mut t = Self::linux();
         t.udp = 300;
@@ -105,6 +109,9 @@ impl Timeouts {
         t.icmpv6 = 60;
         t.tcp = [240; TcpState::COUNT];
         t.tcp[TcpState::Established as usize] = 7440;
+        t.tcp_max_retrans = 7440;
+        t.tcp_unacknowledged = 7440;
+        t.tcp_refused = 240;
         t
     }
 }

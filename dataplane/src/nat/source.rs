@@ -7,7 +7,7 @@ use crate::packet::{Address, Ip, protocol};
 /// Ports tried in a first round; each further round halves them (netfilter's `nf_nat_l4proto_unique_tuple`).
 const ATTEMPTS: u32 = 128;
 /// Addresses of a pool that are tried before the connection is refused.
-const ADDRESSES: u64 = 8;
+const ADDRESSES: usize = 8;
 
 /// What a source may be translated to.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +18,8 @@ pub struct Range<'a, A> {
     pub ports: Option<(u16, u16)>,
     /// Choose a random port even when the source's own is free.
     pub random: bool,
+    /// Choose no other address than the source's first.
+    pub persistent: bool,
     /// Ports not to choose: the gateway host's own ephemeral ports, on an address it uses itself.
     pub reserved: Option<(u16, u16)>,
     /// What the same source's other connections were moved to: it keeps that towards other remotes, as
@@ -55,7 +57,8 @@ pub fn source<A: Ip>(
     {
         return Some(k);
     }
-    for address in addresses(range.addresses, own.src) {
+    let tries = if range.persistent { 1 } else { ADDRESSES };
+    for address in addresses(range.addresses, own.src).take(tries) {
         if keeps && let Some(k) = attempt(address, own.sport) {
             return Some(k);
         }
@@ -159,7 +162,7 @@ fn addresses<A: Address>(ranges: &[(A, A)], src: A) -> impl Iterator<Item = A> {
     let total = ranges.iter().fold(0u64, |n, (a, b)| n.saturating_add(b.distance(*a).saturating_add(1)));
     // Consecutive sources spread evenly over the pool.
     let start = src.sum().wrapping_mul(0x9e37_79b9) % total.max(1);
-    (0..total.min(ADDRESSES)).filter_map(move |i| {
+    (0..total).filter_map(move |i| {
         let mut n = (start + i) % total;
         for (a, b) in ranges {
             let len = b.distance(*a).saturating_add(1);
@@ -190,7 +193,8 @@ mod tests {
         for (sport, class) in [(80, 1..=511), (700, 600..=1023), (40_000, 1024..=65_535)] {
             let mut taken = HashSet::new();
             let pool = [(V4(1), V4(1))];
-            let r = Range { addresses: &pool, ports: None, random: false, reserved: None, moved: None };
+            let r =
+                Range { addresses: &pool, ports: None, random: false, persistent: false, reserved: None, moved: None };
             let mut rng = Random::default();
             let first = source(&flow(10, sport, protocol::UDP), &r, &mut rng, |k| taken.insert(*k)).unwrap();
             assert_eq!(first.tuple.dport, sport);
@@ -208,7 +212,7 @@ mod tests {
     fn portless_protocols_have_one_flow_an_address() {
         let mut taken = HashSet::new();
         let pool = [(V4(1), V4(2))];
-        let r = Range { addresses: &pool, ports: None, random: false, reserved: None, moved: None };
+        let r = Range { addresses: &pool, ports: None, random: false, persistent: false, reserved: None, moved: None };
         let mut rng = Random::default();
         let mut next = |n| {
             source(&Key { tuple: Tuple { src: V4(n), dst: V4(9), sport: 0, dport: 0 }, proto: 50 }, &r, &mut rng, |k| {
@@ -234,7 +238,14 @@ mod tests {
         }
         // With most ports reserved a source that must move always finds one.
         let pool = [(V4(1), V4(1))];
-        let range = Range { addresses: &pool, ports: None, random: false, reserved: Some((1100, 65_000)), moved: None };
+        let range = Range {
+            addresses: &pool,
+            ports: None,
+            random: false,
+            persistent: false,
+            reserved: Some((1100, 65_000)),
+            moved: None,
+        };
         let mut rng = Random::default();
         for n in 0..200 {
             let mut taken = HashSet::from([source(&flow(9, 4000, 17), &range, &mut rng, |_| true).unwrap()]);
@@ -242,33 +253,86 @@ mod tests {
         }
     }
 
+    /// What happens to the table of translations.
+    #[derive(Debug, Clone)]
+    enum Event {
+        Comes {
+            source: u32,
+            port: u16,
+        },
+        /// The oldest but so many.
+        Goes(usize),
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            3 => (1u32..30, 1024u16..1100).prop_map(|(source, port)| Event::Comes { source, port }),
+            1 => any::<usize>().prop_map(Event::Goes),
+        ]
+    }
+
     proptest! {
-        /// Against a model: a choice is always inside the range, never reserved unless kept, never given out
-        /// twice, and refused only when everything it may choose from is taken or nearly so.
+        /// Against a model that knows all there is to choose from: nothing is given out twice, a free port is
+        /// kept, a source stays with its address, and refused is only who finds everything taken.
         #[test]
-        fn never_twice_and_always_in_range(
-            sources in proptest::collection::vec((1u32..50, any::<u16>()), 1..200),
-            first in 1024u16..60_000, size in 1u16..40, random: bool,
+        fn against_a_model(
+            events in proptest::collection::vec(event(), 1..300),
+            ports in proptest::option::of((1030u16..1060, 0u16..40)),
+            gap in proptest::option::of((1020u16..1100, 0u16..65_000)),
+            random: bool, persistent: bool,
         ) {
-            let pool = [(V4(0xc000_0001), V4(0xc000_0002))];
-            let ports = (first, first + size);
-            let r = Range { addresses: &pool, ports: Some(ports), random, reserved: None, moved: None };
-            let mut rng = Random::default();
-            let mut taken = HashSet::new();
-            for (s, p) in sources {
-                let before = taken.len();
-                match source(&flow(s, p, protocol::TCP), &r, &mut rng, |k| taken.insert(*k)) {
-                    Some(k) => {
-                        prop_assert_eq!(taken.len(), before + 1);
-                        prop_assert!(taken.contains(&k));
-                        let chosen = (k.tuple.dst, k.tuple.dport);
-                        prop_assert!(permits(&flow(s, p, protocol::TCP), &pool, Some(ports), chosen));
-                        prop_assert!((ports.0..=ports.1).contains(&k.tuple.dport));
-                        prop_assert!(k.tuple.dst >= pool[0].0 && k.tuple.dst <= pool[0].1);
+            let pool = [(V4(0xc000_0001), V4(0xc000_0002)), (V4(0xc000_0009), V4(0xc000_0009))];
+            let ports = ports.map(|(first, more)| (first, first + more));
+            let reserved = gap.map(|(first, more)| (first, first.saturating_add(more)));
+            let r = Range { addresses: &pool, ports, random, persistent, reserved, moved: None };
+            let (first, last) = ports.unwrap_or((1024, u16::MAX));
+            let chosen = |p: u16| {
+                let kept_clear = ports.is_none() && reserved.is_some_and(|(a, b)| (a..=b).contains(&p));
+                (first..=last).contains(&p) && !kept_clear
+            };
+            // Where everything is reserved it is as if nothing were.
+            let any = (first..=last).any(chosen);
+            let chosen = |p: u16| if any { chosen(p) } else { (first..=last).contains(&p) };
+            let own = |source, port| source_of(&flow(source, port, protocol::UDP), &r, |_| true).unwrap().0;
+            let mut live: Vec<Key<V4>> = Vec::new();
+            for e in events {
+                let (source, port) = match e {
+                    Event::Comes { source, port } => (source, port),
+                    Event::Goes(n) => {
+                        if !live.is_empty() {
+                            live.remove(n % live.len());
+                        }
+                        continue;
                     }
-                    None => prop_assert_eq!(before, (usize::from(size) + 1) * 2),
+                };
+                let keeps = !random && ports.is_none_or(|(a, b)| (a..=b).contains(&port));
+                let taken = |a: V4, p: u16| live.iter().any(|k| (k.tuple.dst, k.tuple.dport) == (a, p));
+                let home = own(source, port);
+                let found = source_of(&flow(source, port, protocol::UDP), &r, |k| !live.contains(k));
+                match found {
+                    Some((a, p)) => {
+                        prop_assert!(!taken(a, p));
+                        prop_assert!(pool.iter().any(|(x, y)| (*x..=*y).contains(&a)));
+                        prop_assert!(chosen(p) || (keeps && p == port));
+                        let home_is_full = !(keeps && !taken(home, port)) && (first..=last).all(|p| !chosen(p) || taken(home, p));
+                        prop_assert!(a == home || (!persistent && home_is_full));
+                        prop_assert!(p == port || !keeps || taken(home, port));
+                        let key = Key { tuple: Tuple { dst: a, dport: p, ..flow(0, 0, protocol::UDP).inverse().unwrap().tuple }, proto: protocol::UDP };
+                        live.push(key);
+                    }
+                    None => {
+                        let all = [V4(0xc000_0001), V4(0xc000_0002), V4(0xc000_0009)];
+                        let mut open = all.iter().filter(|a| !persistent || **a == home).flat_map(|a| (first..=last).map(|p| (*a, p)));
+                        prop_assert!(!open.any(|(a, p)| chosen(p) && !taken(a, p)));
+                    }
                 }
             }
         }
+    }
+
+    /// The address and port that a flow's source is translated to.
+    fn source_of(flow: &Key<V4>, r: &Range<'_, V4>, claim: impl FnMut(&Key<V4>) -> bool) -> Option<(V4, u16)> {
+        let k = source(flow, r, &mut Random::default(), claim)?;
+        Some((k.tuple.dst, k.tuple.dport))
     }
 }

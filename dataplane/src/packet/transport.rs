@@ -222,7 +222,8 @@ pub fn rewrite<A: Ip>(frame: &mut [u8], h: &Headers<A>, sport: u16, dport: u16, 
             // A quoted packet may end before its checksum; UDP without checksum stays without.
             if b.len() >= at + 2 && (h.proto != protocol::UDP || be16(b, at) != 0) {
                 let c = delta.apply(be16(b, at));
-                put16(b, at, if c == 0 && h.proto == protocol::UDP { 0xffff } else { c });
+                // 0 would say that there is none (RFC 768, RFC 3828 3.1).
+                put16(b, at, if c == 0 && h.proto != protocol::TCP { 0xffff } else { c });
             }
         }
         protocol::SCTP => {

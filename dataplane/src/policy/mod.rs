@@ -56,6 +56,8 @@ pub struct Policy {
     pub checksum: bool,
     /// The most connections in all workers together.
     pub max_connections: u32,
+    /// When there are as many, refuse new ones rather than drop one that is not assured.
+    pub keep_unassured: bool,
     /// Refuse packets whose source address is not routed to the interface they came in on (RFC 3704 strict mode).
     pub strict_reverse_path: bool,
     /// ICMP errors a worker may send each second; 0 means no limit.
@@ -181,6 +183,9 @@ pub struct PortChoice {
     pub ports: Option<(u16, u16)>,
     /// Always choose a random port.
     pub random: bool,
+    /// A source never gets another address of the pool than its own, even when that has no port left (RFC
+    /// 7857 section 4).
+    pub persistent: bool,
     /// `Some`: endpoint-independent mapping (RFC 4787 REQ-1), a source has one outside port for all remotes,
     /// with this filtering. `None`: endpoint-dependent mapping and filtering, netfilter's habit.
     pub independent: Option<Filtering>,

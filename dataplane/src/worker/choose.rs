@@ -10,6 +10,9 @@ use crate::packet::{Ip, protocol};
 use crate::policy::{Facts, Filtering, InterfaceId, PortChoice, SourceTranslation};
 use crate::snapshot::Snapshot;
 
+/// The first port that ordinary programs may have.
+const UNPRIVILEGED: u16 = 1024;
+
 /// Where a connection goes.
 pub(super) struct Destination<A> {
     /// The original tuple with its destination translated.
@@ -38,8 +41,9 @@ pub(super) struct Bound<A> {
     independent: Option<Filtering>,
 }
 
-/// Finds where the connection goes: as announced, as a mapping says, or by the first rule that matches.
-/// State, status and destination in `facts` follow.
+/// Finds where the connection goes: as announced, by the first rule that matches, or as a mapping says. A
+/// source that happens to be mapped to a published port does not take it over. State, status and destination
+/// in `facts` follow.
 pub(super) fn destination<P: Port, A: Member>(
     w: &Core<P>,
     key: &Key<A>,
@@ -55,14 +59,14 @@ pub(super) fn destination<P: Port, A: Member>(
         to.flow.tuple.dport = port;
         facts.mark = e.mark;
         to.announced = Some(e);
+    } else if let Some((i, rule)) = w.snapshot.policy.destination_nat(facts) {
+        to.flow = nat::destination(rule, key).ok_or(DropReason::NatNoAddress)?;
+        to.rule = Some(i);
     } else if protocol::has_ports(key.proto)
         && let Some(source) = A::mappings(&w.shared).inbound(&outside, t.src)
     {
         (to.flow.tuple.dst, to.flow.tuple.dport) = (source.address, source.port);
         to.mapped = true;
-    } else if let Some((i, rule)) = w.snapshot.policy.destination_nat(facts) {
-        to.flow = nat::destination(rule, key).ok_or(DropReason::NatNoAddress)?;
-        to.rule = Some(i);
     }
     if to.announced.is_some() || to.mapped {
         // Announced by the connection that made the mapping, as much as by a helper's.
@@ -112,6 +116,7 @@ pub(super) fn source<P: Port, A: Member>(
         addresses: &addresses,
         ports: choice.ports,
         random: choice.random,
+        persistent: choice.persistent,
         reserved,
         moved: bound.map(|(o, _)| (o.address, o.port)),
     };
@@ -162,7 +167,7 @@ pub(super) fn offer<A: Ip>(
         let a = s.fib.source_address(egress, next).ok_or(DropReason::NatNoAddress)?;
         Ok::<_, DropReason>(vec![(a, a)])
     };
-    Ok(match both_ends.or_else(|| Some(&s.policy.source_nat(facts)?.translate)) {
+    let (addresses, mut choice) = match both_ends.or_else(|| Some(&s.policy.source_nat(facts)?.translate)) {
         Some(SourceTranslation::Masquerade(choice)) => (masquerade()?, *choice),
         Some(SourceTranslation::Pool { addresses, choice }) => {
             let family = |(a, b): &(_, _)| Some((A::from_ip(*a)?, A::from_ip(*b)?));
@@ -179,7 +184,16 @@ pub(super) fn offer<A: Ip>(
         None if hairpin => (masquerade()?, keep),
         // Untranslated, but still with a reply tuple of its own (netfilter's null binding).
         Some(SourceTranslation::None) | None => (vec![(source, source)], keep),
-    })
+    };
+    // Whoever is let in by a mapping would not reach the host's own services on that port.
+    if choice.independent.is_some()
+        && choice.ports.is_none()
+        && facts.source_port.is_some_and(|p| p < UNPRIVILEGED)
+        && addresses.first().is_some_and(|(a, _)| s.fib.is_local(*a))
+    {
+        choice.ports = Some((UNPRIVILEGED, u16::MAX));
+    }
+    Ok((addresses, choice))
 }
 
 /// Counts a confirmed connection in the mappings it belongs to.

@@ -15,8 +15,9 @@ use super::track::{self, Tracked};
 use crate::conntrack::{Connection, CtState, Direction, Key, Status};
 use crate::helper::HelperKind;
 use crate::io::Port;
+use crate::packet::Ip;
 use crate::packet::icmp::Problem;
-use crate::policy::TrackingAction;
+use crate::policy::{Facts, SourceTranslation, TrackingAction};
 
 /// A packet that matches no connection and may begin one.
 pub(super) fn first<P: Port, A: Member>(
@@ -52,16 +53,15 @@ pub(super) fn first<P: Port, A: Member>(
     // From here on the connection holds what must be given back when it is not confirmed.
     let mut c = Connection::new(*key, *key, private);
     c.status = facts.status;
-    reserve(w, t, &mut c, p)?;
+    if let Err(why) = reserve(w, t, &mut c, p) {
+        tell(w, p, &facts, why);
+        return Err(why);
+    }
     let source = match choose::source(w, t, p, &destination, &facts, interface, next) {
         Ok(s) => s,
         Err(why) => {
             unreserve(w, t, &c, p.hash);
-            if why == DropReason::NatExhausted {
-                // RFC 6888 REQ-11, RFC 5508 REQ-8.
-                let v = if key.proto == A::ICMP { Problem::Prohibited } else { Problem::HostUnreachable };
-                error::answer(w, p, v);
-            }
+            tell(w, p, &facts, why);
             return Err(why);
         }
     };
@@ -91,6 +91,18 @@ pub(super) fn first<P: Port, A: Member>(
     Ok(Step::Send(hop))
 }
 
+/// Tells a sender that there is no room for its connection, where that would have been translated (RFC 6888
+/// REQ-11, RFC 5508 REQ-8). Others learn nothing: the outside must not be answered what is asked under
+/// forged addresses.
+fn tell<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, facts: &Facts<A>, why: DropReason) {
+    use DropReason::{NatExhausted, SourceConnections, SourceRate, TableFull};
+    let no_room = matches!(why, NatExhausted | TableFull | SourceConnections | SourceRate);
+    if no_room && w.snapshot.policy.source_nat(facts).is_some_and(|r| r.translate != SourceTranslation::None) {
+        let problem = if p.headers.proto == A::ICMP { Problem::Prohibited } else { Problem::HostUnreachable };
+        error::answer(w, p, problem);
+    }
+}
+
 /// Room under the limits, and the claim to the original tuple.
 fn reserve<P: Port, A: Member>(
     w: &mut Core<P>,
@@ -103,7 +115,8 @@ fn reserve<P: Port, A: Member>(
         t.sources.admit(c.original.src, &limits, w.now)?;
         c.status.insert(Status::COUNTED);
     }
-    let room = w.reserve_connection() || (t.early_drop(w) && w.reserve_connection());
+    let room =
+        w.reserve_connection() || (!w.snapshot.policy.keep_unassured && t.early_drop(w) && w.reserve_connection());
     let claimed = room && w.shared.directory.claim(p.hash, w.id).is_ok();
     if claimed {
         return Ok(());

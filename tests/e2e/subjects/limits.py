@@ -1,0 +1,59 @@
+"""What happens when the table or a client's share is used up."""
+
+import contextlib
+import errno
+import socket
+
+from lab.policy import *
+from lab.programs import udp_ask, udp_socket
+from runner import test
+
+IP_RECVERR = 11
+
+
+def outcomes(lab, count):
+    """What becomes of so many new conversations of one client: the address that the server sees, or an error."""
+    out = []
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            s = stack.enter_context(udp_socket(lab.client))
+            # Also errors that may pass.
+            s.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+            s.settimeout(2)
+            s.connect((SERVER, ECHO))
+            s.send(b'hello')
+            try:
+                out.append(s.recv(100).split()[0].decode())
+            except OSError as e:
+                out.append(errno.errorcode[e.errno])
+    assert set(out) <= {WAN, 'EHOSTUNREACH'}, out
+    return out
+
+
+@test(start=False, kernel=False, rows=(('connections', 'connections_per_source'), ('rate', 'new_per_second_per_source')))
+def of_a_source(lab, row):
+    """A client beyond its limit is refused, told and counted; others are not concerned."""
+    policy = base(1)
+    policy['conntrack'] = {'limits': {row[1]: 5}}
+    lab.gateway.start(policy)
+    lab.serve(lab.server)
+    seen = outcomes(lab, 15)
+    assert udp_ask(lab.client2, SERVER)[0] == WAN
+    refused = seen.count('EHOSTUNREACH')
+    # Time passes: the rate may admit some more.
+    assert seen[:5] == [WAN] * 5 and (refused == 10 or row[0] == 'rate' and refused >= 5), seen
+    assert lab.gateway.dropped('source_' + row[0]) == refused
+
+
+@test(rows=(('makes_room', True), ('refuses', False)), start=False, kernel=False)
+def full_table(lab, row):
+    """A full table drops what is not assured to make room, or refuses new connections and tells the client."""
+    policy = base(1)
+    policy['conntrack'] = {'max_connections': 10, 'early_drop': row[1]}
+    lab.gateway.start(policy)
+    lab.serve(lab.server)
+    seen = outcomes(lab, 20)
+    refused = seen.count('EHOSTUNREACH')
+    assert refused == (0 if row[1] else 10) and (row[1] or seen[:10] == [WAN] * 10), seen
+    assert lab.gateway.dropped('table_full') == refused
+    assert bool(lab.gateway.metric('sluice_connections_early_dropped_total')) == row[1]

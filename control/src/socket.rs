@@ -1,5 +1,6 @@
 //! The control socket's server side: one thread per client, so that a slow one holds up nobody.
 
+mod top;
 mod tracking;
 
 use std::fs;
@@ -143,6 +144,7 @@ fn answer(request: Request, ctx: &Context, out: &mut BufWriter<&UnixStream>) -> 
         Request::Events { filter, kinds, style } => tracking::events(&filter, &kinds, style, ctx, out)?,
         Request::Expectations => tracking::expectations(ctx, out)?,
         Request::Stats => tracking::stats(ctx, out)?,
+        Request::Top { interval, talkers } => top::top(interval, talkers, ctx, out)?,
     };
     Ok(done.map_or_else(Response::Error, |()| Response::End))
 }

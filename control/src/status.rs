@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use dataplane::packet::Address;
 use dataplane::worker::DropReason;
-use dataplane::worker::counters::{Counter, Counters};
+use dataplane::worker::counters::{Counter, Counters, InterfaceCounters};
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
@@ -99,6 +99,19 @@ pub(crate) struct Traffic {
     pub(crate) tx_bytes: u64,
 }
 
+impl<'a> FromIterator<&'a InterfaceCounters> for Traffic {
+    fn from_iter<I: IntoIterator<Item = &'a InterfaceCounters>>(all: I) -> Self {
+        let mut t = Traffic::default();
+        for c in all {
+            t.rx_packets += c.rx_packets.get();
+            t.rx_bytes += c.rx_bytes.get();
+            t.tx_packets += c.tx_packets.get();
+            t.tx_bytes += c.tx_bytes.get();
+        }
+        t
+    }
+}
+
 /// A worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Worker {
@@ -116,6 +129,9 @@ pub(crate) struct Worker {
     pub(crate) taken_over: u64,
     /// Frames given to the kernel.
     pub(crate) punted: u64,
+    /// What it has received and sent on all interfaces.
+    #[serde(default)]
+    pub(crate) traffic: Traffic,
     /// Where its frames are.
     pub(crate) frames: Frames,
 }
@@ -218,14 +234,6 @@ fn interface(ctx: &Context, all: &[&Counters], id: usize) -> Interface {
     let current = ctx.shared.current.load();
     let (p, i) = (&current.policy.interfaces[id], current.fib.interfaces.get(id).cloned().unwrap_or_default());
     let with_prefix = |a: IpAddr, l: u8| format!("{a}/{l}");
-    let mut traffic = Traffic::default();
-    for c in all {
-        let c = &c.interfaces[id];
-        traffic.rx_packets += c.rx_packets.get();
-        traffic.rx_bytes += c.rx_bytes.get();
-        traffic.tx_packets += c.tx_packets.get();
-        traffic.tx_bytes += c.tx_bytes.get();
-    }
     Interface {
         name: p.name.clone(),
         device: p.device.clone(),
@@ -239,14 +247,12 @@ fn interface(ctx: &Context, all: &[&Counters], id: usize) -> Interface {
         queues: (ctx.queues.iter().filter(|q| q.interface == id))
             .map(|q| Queue { queue: q.queue, worker: q.worker, xdp: q.xdp.to_owned(), mode: q.mode.to_owned() })
             .collect(),
-        traffic,
+        traffic: all.iter().map(|c| &c.interfaces[id]).collect(),
     }
 }
 
 fn worker(w: &crate::context::WorkerState, c: &Counters) -> Worker {
-    let held = |f: fn(&dataplane::worker::counters::InterfaceCounters) -> &Counter| {
-        c.interfaces.iter().map(|i| f(i).get()).sum()
-    };
+    let held = |f: fn(&InterfaceCounters) -> &Counter| c.interfaces.iter().map(|i| f(i).get()).sum();
     Worker {
         cpu: w.cpu,
         alive: w.alive.load(Ordering::Relaxed),
@@ -255,6 +261,7 @@ fn worker(w: &crate::context::WorkerState, c: &Counters) -> Worker {
         handed_off: c.handed_off.get(),
         taken_over: c.taken_over.get(),
         punted: c.punted.get(),
+        traffic: c.interfaces.iter().collect(),
         frames: Frames {
             total: c.frames_total.get(),
             free: c.frames_free.get(),

@@ -3,6 +3,7 @@
 //! The client sends a [`Request`] and reads [`Response`]s until [`Response::End`], an error, or the
 //! end of the stream, which without either means that the answer is cut off.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -55,6 +56,13 @@ pub(crate) enum Request {
     },
     /// What each worker has counted about connections.
     Stats,
+    /// Samples of everything at this distance in milliseconds, until the client goes.
+    Top {
+        /// The distance; it becomes longer where looking at all connections takes long.
+        interval: u64,
+        /// Addresses that are listed at most.
+        talkers: usize,
+    },
     /// The connections that helpers expect.
     Expectations,
 }
@@ -78,6 +86,8 @@ pub(crate) enum Response {
     Count(u64),
     /// Answers [`Request::Stats`], a line for each worker.
     Stats(TrackingStats),
+    /// A sample for [`Request::Top`].
+    Top(Box<Sample>),
     /// One of the expected connections.
     Expectation(Expectation),
     /// The request cannot be answered, or not to its end.
@@ -446,6 +456,32 @@ pub(crate) enum Detail {
     },
     /// Protocols without ports.
     None {},
+}
+
+/// Everything at one moment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Sample {
+    /// Seconds on a clock that only goes forward.
+    pub(crate) at: f64,
+    /// The gateway.
+    pub(crate) status: Status,
+    /// Connections by protocol and state.
+    pub(crate) states: BTreeMap<String, u64>,
+    /// Who sends and receives most since the last sample, most bytes first.
+    pub(crate) talkers: Vec<Talker>,
+}
+
+/// An address that connections come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Talker {
+    /// The address, before translation.
+    pub(crate) address: IpAddr,
+    /// Its connections.
+    pub(crate) connections: u64,
+    /// Packets a second of its connections, both directions.
+    pub(crate) packets: f64,
+    /// Bytes a second, likewise.
+    pub(crate) bytes: f64,
 }
 
 /// An event as clients see it.

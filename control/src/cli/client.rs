@@ -31,8 +31,10 @@ pub(super) fn ask(
         }
         _ => anyhow::anyhow!("connecting to sluice at {}: {e}", socket.display()),
     })?;
-    // Events come when they come.
-    stream.set_read_timeout(Some(PATIENCE).filter(|_| !matches!(request, Request::Events { .. })))?;
+    // Events come when they come, samples as seldom as asked for.
+    stream.set_read_timeout(
+        Some(PATIENCE).filter(|_| !matches!(request, Request::Events { .. } | Request::Top { .. })),
+    )?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line).context("asking sluice")?;

@@ -4,6 +4,7 @@ mod client;
 mod conntrack;
 mod documents;
 mod status;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ enum Verb {
         #[command(flatten)]
         client: Client,
     },
+    /// Show live what the gateway does
+    Top(top::Arguments),
     /// Print a shell's completions for this command line
     Completions {
         /// The shell
@@ -77,6 +80,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Run { config } => crate::daemon::run(&config),
         Verb::Check { file, json } => check(&file, json),
         Verb::Status { client } => status::run(&client),
+        Verb::Top(arguments) => top::run(arguments),
         Verb::Completions { shell } => documents::completions(shell),
         Verb::Man { directory } => documents::man(&directory),
         Verb::Conntrack { verb } => conntrack::run(*verb),

@@ -100,7 +100,8 @@ fn write_text(s: &Status, t: &mut String) -> std::fmt::Result {
     writeln!(t, "  published {} times, read again {} times", m.publishes, m.resyncs)
 }
 
-fn duration(seconds: u64) -> String {
+/// A time for people, two units at most.
+pub(super) fn duration(seconds: u64) -> String {
     let (d, h, m) = (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60);
     match (d, h, m) {
         (0, 0, 0) => format!("{seconds} s"),

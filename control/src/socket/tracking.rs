@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError};
 use dataplane::worker::events::{Kinds, Subscription};
+use dataplane::worker::listing::{ConnectionInfo, Filter as Conditions};
 use dataplane::worker::shared::{Command, Edit};
 
 use super::write;
@@ -29,24 +30,34 @@ pub(super) type Outcome = Result<(), String>;
 /// Writes the lines of the connections that meet the conditions.
 pub(super) fn list(filter: &Filter, style: Style, ctx: &Context, out: &mut impl Write) -> io::Result<Outcome> {
     let conditions = match filter.conditions() {
-        Ok(c) => Box::new(c),
+        Ok(c) => c,
         Err(e) => return Ok(Err(e)),
     };
+    each_chunk(ctx, &conditions, |chunk| {
+        let mut text = String::with_capacity(chunk.len() * 192);
+        for c in chunk {
+            format::connection(c, style, &mut text);
+        }
+        write(out, &Response::Lines { count: chunk.len() as u64, text })
+    })
+}
+
+/// Calls `each` with all connections that meet the conditions, some at a time.
+pub(super) fn each_chunk(
+    ctx: &Context,
+    conditions: &Conditions,
+    mut each: impl FnMut(&[ConnectionInfo]) -> io::Result<()>,
+) -> io::Result<Outcome> {
     // One worker after the other: the copies that wait for a slow client stay few.
     for worker in 0..ctx.shared.workers.len() {
-        let chunks = match order(ctx, worker, CHUNKS, |reply| Command::List { filter: conditions.clone(), reply }) {
+        let filter = Box::new(conditions.clone());
+        let chunks = match order(ctx, worker, CHUNKS, |reply| Command::List { filter, reply }) {
             Ok(receiver) => receiver,
             Err(e) => return Ok(Err(e)),
         };
         loop {
             match chunks.recv_timeout(WORKER_PATIENCE) {
-                Ok(chunk) => {
-                    let mut text = String::with_capacity(chunk.len() * 192);
-                    for c in &chunk {
-                        format::connection(c, style, &mut text);
-                    }
-                    write(out, &Response::Lines { count: chunk.len() as u64, text })?;
-                }
+                Ok(chunk) => each(&chunk)?,
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => return Ok(Err(silent(worker))),
             }

@@ -1,4 +1,4 @@
-"""All tests: cargo's, then the end-to-end ones. The last line sums them up: N passed, N failed."""
+"""All tests: cargo's, that of the compliance table, then the end-to-end ones. The last line sums them up: N passed, N failed."""
 
 import os
 import re
@@ -30,6 +30,7 @@ def main():
     """Runs everything, also after failures."""
     sums = [run('cargo', 'test', '--workspace', '--locked', '--no-fail-fast'),
             run('cargo', 'build', '--release', '--locked', '-p', 'sluice'),
+            run(sys.executable, 'tests/compliance.py'),
             run(sys.executable, 'tests/e2e')]
     passed, failed = (sum(column) for column in zip(*sums))
     print('%d passed, %d failed' % (passed, failed))

@@ -1,6 +1,7 @@
-//! The YAML in `docs/configuration.md` is what it says: valid, and without warnings.
+//! The YAML in `docs` is what it says: valid, and without warnings.
 
 const PAGE: &str = include_str!("../../docs/configuration.md");
+const COMPLIANCE: &str = include_str!("../../docs/rfc-compliance.md");
 const INTERFACES: &str = "interfaces:
   lan: { device: eth1, zone: inside }
   wan: { device: eth0, zone: outside }
@@ -9,7 +10,8 @@ const INTERFACES: &str = "interfaces:
 
 #[test]
 fn every_example_is_valid() {
-    let blocks: Vec<&str> = PAGE.split("```yaml\n").skip(1).filter_map(|b| b.split("```").next()).collect();
+    let examples = |page: &'static str| page.split("```yaml\n").skip(1).filter_map(|b| b.split("```").next());
+    let blocks: Vec<&str> = examples(PAGE).chain(examples(COMPLIANCE)).collect();
     assert!(blocks.len() > 10, "{} examples", blocks.len());
     for block in blocks {
         let mut text = String::new();

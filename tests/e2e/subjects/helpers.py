@@ -53,6 +53,19 @@ def serve_ftp(lab, ns):
     return digest
 
 
+def serve_tftp(lab):
+    """Starts tftpd on the server with one file of random bytes; returns the file's digest."""
+    root = lab.path('tftp')
+    os.makedirs(root)
+    digest = random_file(os.path.join(root, 'data'), 1)
+    for path in (os.path.dirname(root), root):
+        os.chmod(path, 0o755)
+    lab.server.start('in.tftpd', '--foreground', '--address', '[::]:69', '--secure', root, '--user', 'nobody',
+                     log=lab.path('tftpd.log'))
+    wait_for(lambda: listening(lab.server, 'u', 69), 'tftpd')
+    return digest
+
+
 def fetch(lab, ns, address, *options, scheme='ftp'):
     """Fetches the file and returns its digest."""
     target = lab.path('fetched')
@@ -71,14 +84,17 @@ def ftp(lab, row):
         assert fetch(lab, lab.client, address, *options) == digest
 
 
-@test(start=False, kernel=False)
-def ftp_without_helper(lab):
-    """Off unless configured: without the helper an active data connection does not get in."""
-    lab.gateway.start(base(lab.workers))
+@test(start=False, kernel=False, rows=(('none', None), ('ftp_alone', 'ftp'), ('tftp_alone', 'tftp')))
+def each_by_itself(lab, row):
+    """Off unless configured, each by itself: what a helper does not read does not get in."""
+    helper = row[1]
+    lab.gateway.start(with_helpers(1, helper) if helper else base(1))
     serve_ftp(lab, lab.server)
-    refused = lab.client.run('curl', '--silent', '--max-time', 4, '--ftp-port', '-', 'ftp://%s/data' % SERVER,
-                             check=False, timeout=10)
-    assert refused.returncode != 0, 'the file came without a helper'
+    serve_tftp(lab)
+    for scheme, options in (('ftp', ['--ftp-port', '-']), ('tftp', [])):
+        r = lab.client.run('curl', '--silent', '--max-time', 10 if scheme == helper else 2, *options, '--output',
+                           lab.path('fetched'), '%s://%s/data' % (scheme, SERVER), check=False, timeout=15)
+        assert (r.returncode == 0) == (scheme == helper), '%s with the helper %s: %d' % (scheme, helper, r.returncode)
 
 
 @test(workers=BOTH, start=False, kernel=False)
@@ -98,14 +114,7 @@ def ftp_server_inside(lab):
 def tftp(lab, row):
     """The server answers from a port of its own."""
     lab.gateway.start(with_helpers(lab.workers, 'tftp'))
-    root = lab.path('tftp')
-    os.makedirs(root)
-    digest = random_file(os.path.join(root, 'data'), 1)
-    for path in (os.path.dirname(root), root):
-        os.chmod(path, 0o755)
-    lab.server.start('in.tftpd', '--foreground', '--address', '[::]:69', '--secure', root, '--user', 'nobody',
-                     log=lab.path('tftpd.log'))
-    wait_for(lambda: listening(lab.server, 'u', 69), 'tftpd')
+    digest = serve_tftp(lab)
     for _ in range(2):
         assert fetch(lab, lab.client, row[1], '--tftp-blksize', '1024', scheme='tftp') == digest
 

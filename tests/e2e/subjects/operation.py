@@ -5,7 +5,7 @@ import re
 
 from lab.gateway import metrics
 from lab.policy import *
-from lab.programs import Conversation, iperf3, ping, tcp_ask, udp_ask, wait_for
+from lab.programs import Conversation, iperf3, ping, silent, tcp_ask, udp_ask, wait_for
 from runner import test
 
 BOTH = (1, 2)
@@ -153,3 +153,14 @@ def busy_polling(lab):
     for address in (SERVER, SERVER6):
         udp_ask(lab.client, address)
         tcp_ask(lab.client, address)
+
+
+@test(kernel=False)
+def log_is_discreet(lab):
+    """What clients do is not in the log: no address, no port."""
+    lab.serve(lab.server)
+    udp_ask(lab.client, SERVER, source_port=5000)
+    tcp_ask(lab.client, SERVER, source_port=5001)
+    assert silent(udp_ask, lab.outside, WAN, tries=1, wait=0.2)
+    told = [word for word in (CLIENT, SERVER, WAN, OUTSIDE, ':5000', ':5001') if word in lab.gateway.log_text()]
+    assert not told, told

@@ -9,6 +9,7 @@ mod metrics;
 mod mirror;
 mod packet_log;
 mod punt;
+mod rules;
 mod socket;
 mod status;
 mod sys;

@@ -18,7 +18,7 @@ use dataplane::worker::shared::Edit;
 
 use crate::context::Context;
 use crate::wire::{Request, Response};
-use crate::{status, sys};
+use crate::{rules, status, sys};
 
 /// Clients served at the same time.
 const CLIENTS: usize = 16;
@@ -132,6 +132,10 @@ fn answer(request: Request, ctx: &Context, out: &mut BufWriter<&UnixStream>) -> 
     let done = match request {
         Request::Status => {
             write(out, &Response::Status(Box::new(status::gather(ctx))))?;
+            Ok(())
+        }
+        Request::Rules => {
+            rules::gather(ctx).into_iter().try_for_each(|r| write(out, &Response::Rule(r)))?;
             Ok(())
         }
         Request::Count(filter) => tracking::count(&filter, ctx, out)?,

@@ -17,6 +17,7 @@ use dataplane::worker::listing::{self, ConnectionInfo, FlowInfo, Net};
 use serde::{Deserialize, Serialize};
 
 use crate::format::since_epoch;
+use crate::rules::Rule;
 use crate::status::Status;
 
 /// What a client asks for.
@@ -25,6 +26,8 @@ use crate::status::Status;
 pub(crate) enum Request {
     /// How the gateway is.
     Status,
+    /// The rules with what they have decided.
+    Rules,
     /// The connections that meet the conditions, as lines.
     List {
         /// Which ones.
@@ -73,6 +76,8 @@ pub(crate) enum Request {
 pub(crate) enum Response {
     /// Answers [`Request::Status`].
     Status(Box<Status>),
+    /// One of the rules, in the order of the policy.
+    Rule(Rule),
     /// Some of the lines asked for, each ended by a newline.
     Lines {
         /// How many.

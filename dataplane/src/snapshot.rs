@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::policy::Policy;
+use crate::policy::{Policy, Tallies};
 use crate::route::Fib;
 
 /// One consistent view of policy, routes and neighbours.
@@ -13,14 +13,18 @@ pub struct Snapshot {
     pub generation: u32,
     /// The compiled policy.
     pub policy: Arc<Policy>,
+    /// What the policy's rules have decided.
+    pub tallies: Arc<Tallies>,
     /// Interfaces, routes and neighbours as mirrored from the kernel.
     pub fib: Arc<Fib>,
 }
 
 /// A slot for the current [`Snapshot`]: readers compare one generation number per burst and take the
 /// lock only when it has changed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Published {
+    /// How many workers read it.
+    workers: usize,
     generation: AtomicU32,
     state: Mutex<State>,
 }
@@ -31,16 +35,30 @@ struct State {
     /// What was replaced and a worker may still hold: to free ten thousand rules or a million routes takes
     /// longer than a worker may pause.
     policies: Vec<Arc<Policy>>,
+    tallies: Vec<Arc<Tallies>>,
     fibs: Vec<Arc<Fib>>,
 }
 
 impl Published {
+    /// A slot that so many workers read, with a policy that forwards nothing.
+    pub fn new(workers: usize) -> Self {
+        Published { workers, generation: AtomicU32::new(0), state: Mutex::default() }
+    }
+
     /// Replaces policy and/or forwarding state; `None` keeps the current one. Returns the generation.
+    /// Policies come from one thread.
     pub fn publish(&self, policy: Option<Arc<Policy>>, fib: Option<Arc<Fib>>) -> u32 {
+        let former = self.load();
+        let policy = policy.map(|p| {
+            let tallies = Tallies::new(&p, self.workers, (&former.policy, &former.tallies));
+            (p, Arc::new(tallies))
+        });
+        drop(former);
         let mut state = self.lock();
-        let State { current, policies, fibs } = &mut *state;
-        if let Some(p) = policy {
+        let State { current, policies, tallies, fibs } = &mut *state;
+        if let Some((p, t)) = policy {
             policies.push(std::mem::replace(&mut current.policy, p));
+            tallies.push(std::mem::replace(&mut current.tallies, t));
         }
         if let Some(f) = fib {
             fibs.push(std::mem::replace(&mut current.fib, f));
@@ -49,7 +67,7 @@ impl Published {
         current.generation = current.generation.wrapping_add(1).max(1);
         self.generation.store(current.generation, Ordering::Release);
         // Freed after the lock, which workers wait for.
-        let free = (unused(policies), unused(fibs));
+        let free = (unused(policies), unused(tallies), unused(fibs));
         let generation = current.generation;
         drop(state);
         drop(free);

@@ -3,6 +3,7 @@
 mod client;
 mod conntrack;
 mod documents;
+mod rules;
 mod status;
 mod top;
 
@@ -53,6 +54,14 @@ enum Verb {
         /// Where to; made if it is not there
         directory: PathBuf,
     },
+    /// List the rules with the packets they have decided
+    Rules {
+        /// Only those that have decided none
+        #[arg(long)]
+        unused: bool,
+        #[command(flatten)]
+        client: Client,
+    },
     /// Look at the connections, change and delete them, and follow what happens to them
     Conntrack {
         #[command(subcommand)]
@@ -83,6 +92,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Top(arguments) => top::run(arguments),
         Verb::Completions { shell } => documents::completions(shell),
         Verb::Man { directory } => documents::man(&directory),
+        Verb::Rules { unused, client } => rules::run(unused, &client),
         Verb::Conntrack { verb } => conntrack::run(*verb),
     }
 }

@@ -12,6 +12,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
 
 use crate::context::Context;
+use crate::rules;
 use crate::status::CREATED;
 
 /// Labels of the two address families, in the order in which figures about them are kept.
@@ -42,7 +43,7 @@ impl Collector for Gateway {
         interfaces(&self.ctx, &mut out);
         connections(&self.ctx, &mut out);
         workers(&self.ctx, &mut out);
-        rules(&self.ctx, &mut out);
+        by_rule(&self.ctx, &mut out);
         kernel(&self.ctx, &mut out);
         mirror(&self.ctx, &mut out);
         out.retain(|f| !f.get_metric().is_empty());
@@ -245,7 +246,23 @@ fn workers(ctx: &Context, out: &mut Vec<MetricFamily>) {
 }
 
 /// What rules count.
-fn rules(ctx: &Context, out: &mut Vec<MetricFamily>) {
+fn by_rule(ctx: &Context, out: &mut Vec<MetricFamily>) {
+    let all = rules::gather(ctx);
+    type Of = fn(&rules::Rule) -> u64;
+    let families: [(&str, &str, Of); 2] = [
+        (
+            "rule_packets_total",
+            "Packets that the rule has decided: first packets of connections, and others by themselves.",
+            |r| r.packets,
+        ),
+        ("rule_bytes_total", "Bytes of the packets that the rule has decided.", |r| r.bytes),
+    ];
+    for (name, help, get) in families {
+        let mut f = counter(out, name, help);
+        for r in &all {
+            f.add(&[("chain", &r.list), ("rule", &r.name)], get(r) as f64);
+        }
+    }
     counter(out, "limit_table_full_total", "Packets held beyond a rule's limit because too many sources are counted.")
         .add(&[], ctx.shared.limiter.full() as f64);
 }

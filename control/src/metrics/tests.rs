@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-use dataplane::policy::{InterfacePolicy, Policy};
+use dataplane::policy::{InterfacePolicy, List, Policy, Rule};
 use dataplane::route::{Fib, Interface};
 use dataplane::worker::DropReason;
 use dataplane::worker::shared::Shared;
@@ -17,7 +17,8 @@ use crate::daemon::Steering;
 fn context() -> Arc<Context> {
     let shared = Shared::new(2, 1, 1024, 16).unwrap();
     let interface = InterfacePolicy { name: "lan".into(), device: "eth1".into(), zone: 0 };
-    let policy = Policy { interfaces: vec![interface], max_connections: 1024, ..Policy::default() };
+    let rule = Rule { name: "a".into(), ..Rule::default() };
+    let policy = Policy { rules: vec![rule], interfaces: vec![interface], max_connections: 1024, ..Policy::default() };
     let fib = Fib { interfaces: vec![Interface { ifindex: 7, up: true, ..Interface::default() }], ..Fib::default() };
     shared.current.publish(Some(Arc::new(policy)), Some(Arc::new(fib)));
     Arc::new(Context {
@@ -46,12 +47,18 @@ fn names_and_samples_follow_the_conventions() {
     ctx.shared.workers[1].counters.drop(DropReason::NoRoute);
     ctx.shared.workers[1].counters.interfaces[0].rx_packets.add(5);
     ctx.shared.workers[0].counters.busy_ns.add(1_500_000_000);
+    let tallies = ctx.shared.current.load().tallies;
+    tallies.count(0, List::Forward, 0, 40);
+    tallies.count(1, List::Forward, 0, 60);
     let text = text(&ctx);
     for line in [
         "sluice_dropped_packets_total{reason=\"no_route\",worker=\"1\"} 1",
         "sluice_interface_receive_packets_total{interface=\"lan\",device=\"eth1\",worker=\"1\"} 5",
         "sluice_worker_seconds_total{worker=\"0\",state=\"busy\"} 1.5",
         "sluice_interface_up{interface=\"lan\",device=\"eth1\"} 1",
+        "sluice_rule_packets_total{chain=\"policy\",rule=\"a\"} 2",
+        "sluice_rule_bytes_total{chain=\"policy\",rule=\"a\"} 100",
+        "sluice_rule_packets_total{chain=\"policy\",rule=\"(default)\"} 0",
         "sluice_connections_max 1024",
         "sluice_ready 0",
     ] {

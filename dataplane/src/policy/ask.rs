@@ -1,6 +1,6 @@
 //! Asking a policy: the first rule of a list that matches.
 
-use super::{Action, DestinationNat, Facts, Limit, Policy, Rule, SourceNat, TrackingAction};
+use super::{Action, DestinationNat, Facts, Limit, Policy, Rule, SourceNat, TrackingRule};
 use crate::packet::Address;
 
 /// Who asks the rules, and what comes of it beside the answer.
@@ -44,9 +44,9 @@ impl Policy {
         (Self::DEFAULT, self.default)
     }
 
-    /// What the first tracking rule that matches does.
-    pub fn tracking_action<A: Address>(&self, facts: &Facts<A>) -> Option<TrackingAction> {
-        self.tracking.iter().find(|r| r.matcher.matches(facts)).map(|r| r.action)
+    /// The first tracking rule that matches, with its index.
+    pub fn tracking<A: Address>(&self, facts: &Facts<A>) -> Option<(usize, &TrackingRule)> {
+        self.tracking.iter().enumerate().find(|(_, r)| r.matcher.matches(facts))
     }
 
     /// The first destination translation that matches, with its index.
@@ -54,8 +54,8 @@ impl Policy {
         self.destination_nat.iter().enumerate().find(|(_, r)| r.matcher.matches(facts))
     }
 
-    /// The first source translation that matches.
-    pub fn source_nat<A: Address>(&self, facts: &Facts<A>) -> Option<&SourceNat> {
-        self.source_nat.iter().find(|r| r.matcher.matches(facts))
+    /// The first source translation that matches, with its index.
+    pub fn source_nat<A: Address>(&self, facts: &Facts<A>) -> Option<(usize, &SourceNat)> {
+        self.source_nat.iter().enumerate().find(|(_, r)| r.matcher.matches(facts))
     }
 }

@@ -6,6 +6,7 @@ mod matcher;
 mod rule;
 mod set;
 mod succession;
+mod tally;
 
 pub use ask::{Nobody, Witness};
 pub use limiter::Limiter;
@@ -13,6 +14,7 @@ pub use matcher::{Facts, Family, IcmpTypes, Match, States, TcpFlags, Zones};
 pub use rule::{Action, Limit, Log, Place, Rate, Reject, Rule};
 pub use set::{AddressSet, PortSet};
 pub use succession::{Succession, TIMEOUTS};
+pub use tally::{List, Tallies};
 
 use std::net::IpAddr;
 

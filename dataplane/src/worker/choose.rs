@@ -3,11 +3,12 @@
 use super::core::Core;
 use super::family::{Family, Member, Packet};
 use super::reason::DropReason;
+use super::rules::count;
 use crate::conntrack::{CtState, Expectation, ExpectedTarget, Key, Status};
 use crate::io::Port;
 use crate::nat::{self, Endpoint, Range, endpoint, prefix};
 use crate::packet::{Ip, protocol};
-use crate::policy::{Facts, Filtering, InterfaceId, PortChoice, SourceTranslation};
+use crate::policy::{Facts, Filtering, InterfaceId, List, PortChoice, SourceTranslation};
 use crate::snapshot::Snapshot;
 
 /// The first port that ordinary programs may have.
@@ -46,6 +47,7 @@ pub(super) struct Bound<A> {
 /// in `facts` follow.
 pub(super) fn destination<P: Port, A: Member>(
     w: &Core<P>,
+    p: &Packet<A>,
     key: &Key<A>,
     facts: &mut Facts<A>,
 ) -> Result<Destination<A>, DropReason> {
@@ -62,6 +64,7 @@ pub(super) fn destination<P: Port, A: Member>(
     } else if let Some((i, rule)) = w.snapshot.policy.destination_nat(facts) {
         to.flow = nat::destination(rule, key).ok_or(DropReason::NatNoAddress)?;
         to.rule = Some(i);
+        count(w, p, List::DestinationNat, i);
     } else if protocol::has_ports(key.proto)
         && let Some(source) = A::mappings(&w.shared).inbound(&outside, t.src)
     {
@@ -95,14 +98,17 @@ pub(super) fn source<P: Port, A: Member>(
     let both_ends = to.rule.and_then(|i| w.snapshot.policy.destination_nat.get(i)?.source.as_ref());
     let at = Endpoint { address: flow.tuple.src, port: flow.tuple.sport, proto: flow.proto };
     let bound = A::mappings(&w.shared).of(&at);
-    let (addresses, choice) = match &to.announced {
+    let Offer { addresses, choice, rule } = match &to.announced {
         // The listener knows the other end by the address that the master connection gave it.
         Some(e) => {
             let a = e.source_to.and_then(A::from_ip).unwrap_or(flow.tuple.src);
-            (vec![(a, a)], PortChoice::default())
+            Offer { addresses: vec![(a, a)], choice: PortChoice::default(), rule: None }
         }
         None => offer(&w.snapshot, flow.tuple.src, both_ends, facts, bound, p.interface, (egress, next))?,
     };
+    if let Some(i) = rule {
+        count(w, p, List::SourceNat, i);
+    }
     let first = addresses.first().ok_or(DropReason::NatNoAddress)?.0;
     let (shared, id) = (&w.shared, w.id);
     let mappings = A::mappings(shared);
@@ -149,6 +155,14 @@ pub(super) fn source<P: Port, A: Member>(
     Ok(Source { reply, mapping })
 }
 
+/// The addresses and ports that a source can have.
+pub(super) struct Offer<A> {
+    pub(super) addresses: Vec<(A, A)>,
+    pub(super) choice: PortChoice,
+    /// Index of the source translation that says so.
+    rule: Option<usize>,
+}
+
 /// The addresses and ports that the policy offers a source; `both_ends` is what the rule that translated the
 /// destination says of it.
 pub(super) fn offer<A: Ip>(
@@ -159,7 +173,7 @@ pub(super) fn offer<A: Ip>(
     bound: Option<(Endpoint<A>, Option<Filtering>)>,
     ingress: InterfaceId,
     (egress, next): (InterfaceId, A),
-) -> Result<(Vec<(A, A)>, PortChoice), DropReason> {
+) -> Result<Offer<A>, DropReason> {
     // A forward that turns round on the interface it came from would be answered past the gateway.
     let hairpin = facts.status.contains(Status::DST_NAT) && egress == ingress;
     let keep = PortChoice::default();
@@ -167,7 +181,8 @@ pub(super) fn offer<A: Ip>(
         let a = s.fib.source_address(egress, next).ok_or(DropReason::NatNoAddress)?;
         Ok::<_, DropReason>(vec![(a, a)])
     };
-    let (addresses, mut choice) = match both_ends.or_else(|| Some(&s.policy.source_nat(facts)?.translate)) {
+    let by_rule = if both_ends.is_none() { s.policy.source_nat(facts) } else { None };
+    let (addresses, mut choice) = match both_ends.or(by_rule.map(|(_, r)| &r.translate)) {
         Some(SourceTranslation::Masquerade(choice)) => (masquerade()?, *choice),
         Some(SourceTranslation::Pool { addresses, choice }) => {
             let family = |(a, b): &(_, _)| Some((A::from_ip(*a)?, A::from_ip(*b)?));
@@ -193,7 +208,7 @@ pub(super) fn offer<A: Ip>(
     {
         choice.ports = Some((UNPRIVILEGED, u16::MAX));
     }
-    Ok((addresses, choice))
+    Ok(Offer { addresses, choice, rule: by_rule.map(|(i, _)| i) })
 }
 
 /// Counts a confirmed connection in the mappings it belongs to.

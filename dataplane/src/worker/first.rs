@@ -8,7 +8,7 @@ use super::exit::{NO_HOP, check_exit, check_source, route};
 use super::family::{Family, Member, Packet, Removal};
 use super::path::{Decision, Step, apply};
 use super::reason::DropReason;
-use super::rules::{admit, facts};
+use super::rules::{admit, count, facts};
 use super::shared::Handed;
 use super::stateless::{invalid, stateless};
 use super::track::{self, Tracked};
@@ -17,7 +17,7 @@ use crate::helper::HelperKind;
 use crate::io::Port;
 use crate::packet::Ip;
 use crate::packet::icmp::Problem;
-use crate::policy::{Facts, SourceTranslation, TrackingAction};
+use crate::policy::{Facts, List, SourceTranslation, TrackingAction};
 
 /// A packet that matches no connection and may begin one.
 pub(super) fn first<P: Port, A: Member>(
@@ -33,14 +33,17 @@ pub(super) fn first<P: Port, A: Member>(
     }
     check_source(&w.snapshot, p.headers.src, p.interface)?;
     let mut facts = facts(w, p, CtState::New);
-    let tracking = w.snapshot.policy.tracking_action(&facts);
+    let tracking = w.snapshot.policy.tracking(&facts).map(|(i, rule)| {
+        count(w, p, List::Tracking, i);
+        rule.action
+    });
     if tracking == Some(TrackingAction::Untracked) {
         return stateless(w, t, p, CtState::Untracked);
     }
     let Some(private) = track::begin(w, p) else {
         return invalid(w, t, p, false);
     };
-    let destination = choose::destination(w, key, &mut facts)?;
+    let destination = choose::destination(w, p, key, &mut facts)?;
     let flow = destination.flow;
     if flow == *key && w.snapshot.fib.is_local(key.tuple.dst) {
         return Ok(Step::Punt);
@@ -97,7 +100,7 @@ pub(super) fn first<P: Port, A: Member>(
 fn tell<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, facts: &Facts<A>, why: DropReason) {
     use DropReason::{NatExhausted, SourceConnections, SourceRate, TableFull};
     let no_room = matches!(why, NatExhausted | TableFull | SourceConnections | SourceRate);
-    if no_room && w.snapshot.policy.source_nat(facts).is_some_and(|r| r.translate != SourceTranslation::None) {
+    if no_room && w.snapshot.policy.source_nat(facts).is_some_and(|(_, r)| r.translate != SourceTranslation::None) {
         let problem = if p.headers.proto == A::ICMP { Problem::Prohibited } else { Problem::HostUnreachable };
         error::answer(w, p, problem);
     }

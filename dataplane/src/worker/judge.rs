@@ -4,7 +4,7 @@
 //! and with the same functions, but without a packet. What depends on the moment (limits, free ports, a
 //! neighbour that is silent) is not asked.
 
-use super::choose::offer;
+use super::choose::{Offer, offer};
 use super::exit::{check_source, pick};
 use super::family::Member;
 use super::reason::DropReason;
@@ -41,7 +41,7 @@ pub(super) fn judge<A: Member>(
         return verdict(Judgement::Denied);
     }
     let mut facts = describe(&s.policy, &key, c.ingress, CtState::New);
-    if s.policy.tracking_action(&facts) == Some(TrackingAction::Untracked) {
+    if s.policy.tracking(&facts).is_some_and(|(_, r)| r.action == TrackingAction::Untracked) {
         return verdict(Judgement::Untracked);
     }
     // Where it goes: its replies come from there.
@@ -88,7 +88,8 @@ pub(super) fn judge<A: Member>(
     let at = Endpoint { address: c.original.src, port: c.original.sport, proto: c.proto };
     let next = (egress, hop.gateway.unwrap_or(flow.tuple.dst));
     let bound = mappings.of(&at);
-    let Ok((addresses, choice)) = offer(s, c.original.src, both_ends, &facts, bound, c.ingress, next) else {
+    let Ok(Offer { addresses, choice, .. }) = offer(s, c.original.src, both_ends, &facts, bound, c.ingress, next)
+    else {
         return verdict(Judgement::Stays);
     };
     let outside = nat::endpoint(&c.key(Direction::Reply));

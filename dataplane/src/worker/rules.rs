@@ -9,7 +9,7 @@ use crate::conntrack::tcp::flags;
 use crate::conntrack::{CtState, Key, Status, Tuple};
 use crate::io::Port;
 use crate::packet::{Ip, be16, protocol};
-use crate::policy::{Action, Facts, InterfaceId, Limit, Policy, Rule, Witness};
+use crate::policy::{Action, Facts, InterfaceId, Limit, List, Policy, Rule, Witness};
 
 /// What is known of a packet before it is routed.
 pub(super) fn facts<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>, state: CtState) -> Facts<A> {
@@ -57,7 +57,11 @@ pub(super) fn admit<P: Port, A: Ip>(
 ) -> Result<u16, DropReason> {
     let policy = &w.snapshot.policy;
     facts.to = policy.zone_of(egress);
-    match policy.verdict(facts, &mut OnPath { w, p, egress }) {
+    let (rule, action) = policy.verdict(facts, &mut OnPath { w, p, egress });
+    if rule == Policy::DEFAULT {
+        count(w, p, List::Forward, policy.rules.len());
+    }
+    match (rule, action) {
         (rule, Action::Accept) => Ok(rule),
         (_, Action::Drop | Action::Continue) if facts.state == CtState::Invalid => Err(DropReason::Invalid),
         (_, Action::Drop | Action::Continue) => Err(DropReason::Policy),
@@ -66,6 +70,11 @@ pub(super) fn admit<P: Port, A: Ip>(
             Err(DropReason::PolicyReject)
         }
     }
+}
+
+/// Counts a packet for the rule that has decided about it.
+pub(super) fn count<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>, list: List, rule: usize) {
+    w.snapshot.tallies.count(w.id, list, rule, p.bytes());
 }
 
 /// A real packet: limits count it, rules may log it.
@@ -87,6 +96,7 @@ impl<P: Port, A: Ip> Witness<A> for OnPath<'_, P, A> {
     }
 
     fn matched(&mut self, i: u16, rule: &Rule, facts: &Facts<A>) {
+        count(self.w, self.p, List::Forward, usize::from(i));
         if let Some(log) = &rule.log {
             logged::log(self.w, self.p, facts, self.egress, i, log);
         }

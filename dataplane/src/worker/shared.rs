@@ -203,7 +203,7 @@ impl Shared {
         let directory = if workers > 1 { Directory::new(max_connections)? } else { Directory::none() };
         Ok(Arc::new(Shared {
             keys,
-            current: Published::default(),
+            current: Published::new(workers),
             directory,
             expectations: Expectations::default(),
             mappings4: Mappings::default(),

@@ -39,12 +39,10 @@ pub(super) fn stateless<P: Port, A: Member>(
     check_exit(w, t, p, hop)?;
     let mut facts = facts(w, p, state);
     admit(w, p, &mut facts, interface)?;
-    if state == CtState::Invalid {
-        let policy = &w.snapshot.policy;
-        let rule = policy.source_nat.iter().find(|r| r.matcher.matches(&facts));
-        if rule.is_some_and(|r| r.translate != SourceTranslation::None) {
-            return Err(DropReason::InvalidUntranslated);
-        }
+    if state == CtState::Invalid
+        && w.snapshot.policy.source_nat(&facts).is_some_and(|(_, r)| r.translate != SourceTranslation::None)
+    {
+        return Err(DropReason::InvalidUntranslated);
     }
     Ok(Step::Send(hop))
 }

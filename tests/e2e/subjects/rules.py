@@ -1,6 +1,7 @@
 """What rules can match and do beyond zones, addresses and ports."""
 
 import errno
+import json
 import re
 
 from lab.policy import *
@@ -181,3 +182,49 @@ def mark(lab):
         assert (20000 <= seen[1] <= 20009) == (address == SERVER), seen
         assert connect(lab.client2, address, ECHO) == 'timeout'
         assert any('mark=7' in line and 'dst=%s ' % address in line for line in lab.gateway.conntrack('-m', '7'))
+
+
+@test(workers=BOTH, start=False, kernel=False)
+def counters(lab):
+    """Each rule counts the packets it decides, in `sluice rules` and in the metrics; a connection counts once."""
+    policy = with_rules(
+        lab, {'name': 'seen', 'match': {'from': 'inside', 'protocol': 'tcp', 'port': HTTP}, 'action': 'log'},
+        {'name': 'no-web', 'match': {'protocol': 'tcp', 'port': HTTP, 'destination': [SERVER, SERVER6]},
+         'action': 'reject'})
+    policy['tracking'] = [{'name': 'plain', 'match': {'protocol': 'udp', 'port': 9}, 'action': 'untracked'}]
+    lab.gateway.start(policy)
+    lab.serve(lab.server)
+    lab.serve(lab.client2)
+    for n in range(3):
+        assert connect(lab.client, SERVER) == connect(lab.client, SERVER6) == 'ECONNREFUSED'
+    with Conversation(lab.client, SERVER) as c:
+        for n in range(5):
+            c.ask()
+    tcp_ask(lab.server, WAN, FORWARD_ECHO)
+    udp_ask(lab.client, SERVER6)
+    with udp_socket(lab.client, family=families(SERVER6)) as s:
+        s.sendto(b'x' * 100, (SERVER6, 9))
+        s.sendto(b'x' * 100, (SERVER6, 9))
+    rules = wait_for(lambda: by_name(lab, 2), 'the untracked packets counted')
+    expected = {('policy', 'seen'): 6, ('policy', 'no-web'): 6, ('policy', 'forwards'): 1,
+                ('nat.destination', 'echo-tcp'): 1, ('nat.destination', 'web'): 0, ('nat.source', 'hairpin'): 0,
+                ('nat.source', 'internet'): 1, ('tracking', 'plain'): 2, ('policy', 'invalid'): 0}
+    assert {k: rules[k]['packets'] for k in expected} == expected
+    assert rules['tracking', 'plain']['bytes'] == 296 and rules['policy', 'no-web']['bytes'] == 3 * (60 + 80)
+    # The echo servers' two and the untracked ones.
+    assert rules['policy', 'lan-out']['packets'] == 4
+    for (chain, name), r in rules.items():
+        assert lab.gateway.metric('sluice_rule_packets_total', chain=chain, rule=name) == r['packets'], name
+        assert lab.gateway.metric('sluice_rule_bytes_total', chain=chain, rule=name) == r['bytes'], name
+    with open(lab.gateway.config) as f:
+        line = next(i for i, text in enumerate(f, 1) if 'no-web' in text)
+    text = lab.gateway.cli('rules').stdout
+    assert re.search(r'\b6 packets +420 bytes +reject +no-web +\S*sluice.yaml:%d\n' % line, text), text
+    unused = lab.gateway.cli('rules', '--unused').stdout
+    assert 'hairpin' in unused and 'no-web' not in unused, unused
+
+
+def by_name(lab, untracked):
+    """The rules by list and name, once `untracked` packets were counted as such."""
+    rules = {(r['list'], r['name']): r for r in json.loads(lab.gateway.cli('rules', '--json').stdout)}
+    return rules if rules['tracking', 'plain']['packets'] == untracked else None

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use core_affinity::CoreId;
@@ -77,7 +78,16 @@ impl Threads {
             ctx.workers[id].alive.store(true, Ordering::Relaxed);
             let _ = ready.send(Ok(()));
             let result = catch_unwind(AssertUnwindSafe(|| worker.run()));
-            ctx.workers[id].alive.store(false, Ordering::Relaxed);
+            ctx.workers[id].alive.store(false, Ordering::SeqCst);
+            if result.is_err() {
+                // The others go on, and may hold frames of this one.
+                std::mem::forget(worker);
+            } else {
+                // Until they have ended, the others may read frames that this one has lent them.
+                while ctx.workers.iter().any(|w| w.alive.load(Ordering::SeqCst)) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
             result.map_err(|_| anyhow::anyhow!("it panicked"))
         })?;
         let made = made.recv().context("a worker panicked while it started")?;

@@ -202,14 +202,18 @@ def counters(lab):
             c.ask()
     tcp_ask(lab.server, WAN, FORWARD_ECHO)
     udp_ask(lab.client, SERVER6)
-    with udp_socket(lab.client, family=families(SERVER6)) as s:
-        s.sendto(b'x' * 100, (SERVER6, 9))
-        s.sendto(b'x' * 100, (SERVER6, 9))
+    six = families(SERVER6)
+    with udp_socket(lab.server, ('', 9), six) as sink, udp_socket(lab.client, family=six) as s:
+        sink.settimeout(2)
+        for _ in range(2):
+            s.sendto(b'x' * 100, (SERVER6, 9))
+            sink.recv(1000)
     rules = wait_for(lambda: by_name(lab, 2), 'the untracked packets counted')
     expected = {('policy', 'seen'): 6, ('policy', 'no-web'): 6, ('policy', 'forwards'): 1,
                 ('nat.destination', 'echo-tcp'): 1, ('nat.destination', 'web'): 0, ('nat.source', 'hairpin'): 0,
                 ('nat.source', 'internet'): 1, ('tracking', 'plain'): 2, ('policy', 'invalid'): 0}
-    assert {k: rules[k]['packets'] for k in expected} == expected
+    found = {k: rules[k]['packets'] for k in expected}
+    assert found == expected, found
     assert rules['tracking', 'plain']['bytes'] == 296 and rules['policy', 'no-web']['bytes'] == 3 * (60 + 80)
     # The echo servers' two and the untracked ones.
     assert rules['policy', 'lan-out']['packets'] == 4

@@ -4,7 +4,7 @@
 PREFIX ?= /usr/local
 BINARY ?= target/release/sluice
 
-.PHONY: demo test bench lint build clean install uninstall
+.PHONY: demo test bench lint build docs clean install uninstall
 .DEFAULT_GOAL := build
 
 build:
@@ -35,6 +35,12 @@ lint:
 	@if cargo deny --version >/dev/null 2>&1; \
 	then cargo deny --offline --locked check; \
 	else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
+
+# Pages of docs/ that are generated from the code.
+docs:
+	@tests/prepare build $@
+	cargo build --locked --quiet -p sluice
+	target/debug/sluice metrics-reference > docs/metrics.md
 
 # Binary, manual, completions, systemd unit and examples, below $(DESTDIR)$(PREFIX). The policy itself is
 # /etc/sluice/sluice.yaml, which is yours: it is neither written nor removed.

@@ -6,13 +6,10 @@ use std::sync::atomic::Ordering;
 
 use dataplane::packet::Address;
 use dataplane::worker::DropReason;
-use dataplane::worker::counters::{Counter, Counters, InterfaceCounters};
+use dataplane::worker::counters::{Counter, Counters, InterfaceCounters, PROTOCOLS};
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
-
-/// Labels of [`Counters::created`].
-pub(crate) const CREATED: [&str; 4] = ["tcp", "udp", "icmp", "other"];
 
 /// The gateway's state.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -211,7 +208,9 @@ pub(crate) fn gather(ctx: &Context) -> Status {
             ipv4: sum(&|c| &c.connections4),
             ipv6: sum(&|c| &c.connections6),
             max: policy.max_connections,
-            created: CREATED.iter().enumerate().map(|(i, n)| ((*n).to_owned(), sum(&|c| &c.created[i]))).collect(),
+            created: (PROTOCOLS.iter().enumerate())
+                .map(|(i, n)| ((*n).to_owned(), sum(&|c| &c.created[i]) + sum(&|c| &c.created[i + PROTOCOLS.len()])))
+                .collect(),
             expired: sum(&|c| &c.expired),
             deleted: sum(&|c| &c.deleted),
             early_dropped: sum(&|c| &c.early_dropped),
@@ -258,7 +257,7 @@ fn worker(w: &crate::context::WorkerState, c: &Counters) -> Worker {
         alive: w.alive.load(Ordering::Relaxed),
         load: w.load(),
         connections: c.connections4.get() + c.connections6.get(),
-        handed_off: c.handed_off.get(),
+        handed_off: c.handed_off.iter().map(Counter::get).sum(),
         taken_over: c.taken_over.get(),
         punted: c.punted.get(),
         traffic: c.interfaces.iter().collect(),

@@ -384,7 +384,7 @@ impl TrackingStats {
             source_limit: dropped(DropReason::SourceConnections) + dropped(DropReason::SourceRate),
             expired: c.expired.get(),
             deleted: c.deleted.get(),
-            handed_off: c.handed_off.get(),
+            handed_off: c.handed_off.iter().map(|c| c.get()).sum(),
             taken_over: c.taken_over.get(),
         }
     }

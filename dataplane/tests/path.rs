@@ -2,7 +2,7 @@
 
 mod support;
 
-use dataplane::worker::DropReason;
+use dataplane::worker::{DropReason, HandoffReason};
 use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, TransportHeader};
 use support::*;
 
@@ -82,7 +82,7 @@ fn two_workers_reply_on_the_other() {
         let other = g.packet_at(1, LAN, &udp("10.10.0.3", server, port, 53, b"query"));
         assert_ne!(read(&other[0].1).2, port, "no reply tuple is given out twice");
     }
-    assert!(g.shared.workers[1].counters.handed_off.get() >= 100);
+    assert!(g.shared.workers[1].counters.handed_off[HandoffReason::Connection as usize].get() >= 100);
 }
 
 #[test]

@@ -43,6 +43,9 @@ enum Verb {
     },
     /// Show live what the gateway does
     Top(top::Arguments),
+    /// Print docs/metrics.md
+    #[command(hide = true)]
+    MetricsReference,
     /// Print a shell's completions for this command line
     Completions {
         /// The shell
@@ -90,6 +93,10 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Check { file, json } => check(&file, json),
         Verb::Status { client } => status::run(&client),
         Verb::Top(arguments) => top::run(arguments),
+        Verb::MetricsReference => {
+            print!("{}", crate::metrics::markdown());
+            Ok(ExitCode::SUCCESS)
+        }
         Verb::Completions { shell } => documents::completions(shell),
         Verb::Man { directory } => documents::man(&directory),
         Verb::Rules { unused, client } => rules::run(unused, &client),

@@ -4,6 +4,8 @@ use std::fmt::Write;
 use std::io::stdout;
 use std::process::ExitCode;
 
+use dataplane::worker::DropReason;
+
 use super::Client;
 use super::client::{ask, print};
 use crate::status::Status;
@@ -87,7 +89,8 @@ fn write_text(s: &Status, t: &mut String) -> std::fmt::Result {
         writeln!(t, "  none")?;
     }
     for (reason, n) in &s.drops {
-        writeln!(t, "  {reason:<24} {n}")?;
+        let meaning = DropReason::from_label(reason).map_or("", DropReason::describe);
+        writeln!(t, "  {reason:<20} {n:>10}  {meaning}")?;
     }
 
     let m = &s.mirror;

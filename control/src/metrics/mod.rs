@@ -1,6 +1,9 @@
 //! Prometheus metrics, gathered from the workers' plain counters when somebody asks, and health over HTTP.
 
 mod collect;
+mod families;
+mod page;
+mod reference;
 
 use std::io;
 use std::net::TcpListener;
@@ -10,9 +13,12 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::{Router, routing::get};
+use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
 
 use crate::context::Context;
+pub(crate) use reference::markdown;
 
 /// Serves `/metrics` and `/healthz` until the task is dropped.
 ///
@@ -26,8 +32,11 @@ pub(crate) async fn serve(listener: TcpListener, ctx: Arc<Context>) -> io::Resul
 
 fn router(ctx: Arc<Context>) -> Router {
     let registry = Registry::new();
-    let collector = collect::Gateway::new(ctx.clone());
-    registry.register(Box::new(collector)).expect("the only collector of the registry");
+    let collectors: [Box<dyn Collector>; 2] =
+        [Box::new(collect::Gateway::new(ctx.clone())), Box::new(ProcessCollector::for_self())];
+    for c in collectors {
+        registry.register(c).expect("no two have the same names");
+    }
     Router::new().route("/metrics", get(metrics)).route("/healthz", get(health)).with_state((ctx, registry))
 }
 

@@ -5,20 +5,22 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
+use dataplane::packet::protocol;
 use dataplane::policy::{InterfacePolicy, List, Policy, Rule};
 use dataplane::route::{Fib, Interface};
-use dataplane::worker::DropReason;
+use dataplane::worker::counters::by_protocol;
 use dataplane::worker::shared::Shared;
+use dataplane::worker::{DropReason, HandoffReason};
 
 use super::*;
 use crate::context::WorkerState;
 use crate::daemon::Steering;
 
-fn context() -> Arc<Context> {
+fn context(rules: usize) -> Arc<Context> {
     let shared = Shared::new(2, 1, 1024, 16).unwrap();
     let interface = InterfacePolicy { name: "lan".into(), device: "eth1".into(), zone: 0 };
-    let rule = Rule { name: "a".into(), ..Rule::default() };
-    let policy = Policy { rules: vec![rule], interfaces: vec![interface], max_connections: 1024, ..Policy::default() };
+    let rules = (0..rules).map(|i| Rule { name: format!("r{i}"), ..Rule::default() }).collect();
+    let policy = Policy { rules, interfaces: vec![interface], max_connections: 1024, ..Policy::default() };
     let fib = Fib { interfaces: vec![Interface { ifindex: 7, up: true, ..Interface::default() }], ..Fib::default() };
     shared.current.publish(Some(Arc::new(policy)), Some(Arc::new(fib)));
     Arc::new(Context {
@@ -43,21 +45,36 @@ fn text(ctx: &Arc<Context>) -> String {
 
 #[test]
 fn names_and_samples_follow_the_conventions() {
-    let ctx = context();
+    let ctx = context(1);
     ctx.shared.workers[1].counters.drop(DropReason::NoRoute);
     ctx.shared.workers[1].counters.interfaces[0].rx_packets.add(5);
     ctx.shared.workers[0].counters.busy_ns.add(1_500_000_000);
     let tallies = ctx.shared.current.load().tallies;
     tallies.count(0, List::Forward, 0, 40);
     tallies.count(1, List::Forward, 0, 60);
+    let counters = &ctx.shared.workers[0].counters;
+    counters.burst_time.record(3000);
+    counters.burst_time.record(1_000_000_000);
+    counters.handed_off[HandoffReason::IcmpError as usize].inc();
+    let udp6 = by_protocol(true, protocol::UDP);
+    ctx.shared.workers[1].counters.created[udp6].add(3);
+    ctx.shared.workers[1].counters.ended[udp6].add(1);
     let text = text(&ctx);
     for line in [
         "sluice_dropped_packets_total{reason=\"no_route\",worker=\"1\"} 1",
         "sluice_interface_receive_packets_total{interface=\"lan\",device=\"eth1\",worker=\"1\"} 5",
+        "sluice_handed_off_packets_total{reason=\"icmp_error\",worker=\"0\"} 1",
+        "sluice_connections{family=\"ipv6\",protocol=\"udp\",worker=\"1\"} 2",
+        "sluice_burst_seconds_bucket{worker=\"0\",le=\"0.000002\"} 0",
+        "sluice_burst_seconds_bucket{worker=\"0\",le=\"0.000004\"} 1",
+        "sluice_burst_seconds_bucket{worker=\"0\",le=\"0.032768\"} 1",
+        "sluice_burst_seconds_bucket{worker=\"0\",le=\"+Inf\"} 2",
+        "sluice_burst_seconds_sum{worker=\"0\"} 1.5",
+        "sluice_burst_seconds_count{worker=\"0\"} 2",
         "sluice_worker_seconds_total{worker=\"0\",state=\"busy\"} 1.5",
         "sluice_interface_up{interface=\"lan\",device=\"eth1\"} 1",
-        "sluice_rule_packets_total{chain=\"policy\",rule=\"a\"} 2",
-        "sluice_rule_bytes_total{chain=\"policy\",rule=\"a\"} 100",
+        "sluice_rule_packets_total{chain=\"policy\",rule=\"r0\"} 2",
+        "sluice_rule_bytes_total{chain=\"policy\",rule=\"r0\"} 100",
         "sluice_rule_packets_total{chain=\"policy\",rule=\"(default)\"} 0",
         "sluice_connections_max 1024",
         "sluice_ready 0",
@@ -77,7 +94,9 @@ fn names_and_samples_follow_the_conventions() {
         } else {
             let (series, _) = line.rsplit_once(' ').unwrap();
             assert!(seen.insert(series), "{series} appears twice");
-            assert!(counters.contains(series.split('{').next().unwrap()), "{series} has no type");
+            let name = series.split('{').next().unwrap();
+            let of = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name);
+            assert!(counters.contains(of), "{series} has no type");
         }
     }
     for r in DropReason::ALL {
@@ -86,8 +105,24 @@ fn names_and_samples_follow_the_conventions() {
 }
 
 #[test]
+fn of_many_rules_only_some_have_series_of_their_own() {
+    let ctx = context(10_000);
+    let tallies = ctx.shared.current.load().tallies;
+    for i in 0..=10_000 {
+        tallies.count(0, List::Forward, i, 1);
+    }
+    let text = text(&ctx);
+    let of: Vec<&str> = text.lines().filter(|l| l.starts_with("sluice_rule_packets_total{")).collect();
+    let line = |rule: &str, n| format!("sluice_rule_packets_total{{chain=\"policy\",rule=\"{rule}\"}} {n}");
+    assert_eq!(of.len(), 258);
+    for wanted in [line("r0", 1), line("r255", 1), line("(default)", 1), line("(others)", 10_000 - 256)] {
+        assert!(of.contains(&&*wanted), "{wanted}");
+    }
+}
+
+#[test]
 fn health_says_why_not() {
-    let ctx = context();
+    let ctx = context(1);
     let not = |part: &str| {
         let reason = ctx.ready().unwrap_err();
         assert!(reason.contains(part), "{reason}");

@@ -47,6 +47,8 @@ pub(crate) struct Stats {
     pub(crate) neighbours: [AtomicU64; 2],
     /// Times that something was published.
     pub(crate) publishes: AtomicU64,
+    /// Nanoseconds that this took.
+    pub(crate) publish_ns: AtomicU64,
     /// Times that everything was dumped again because messages were lost.
     pub(crate) resyncs: AtomicU64,
     /// Neighbours the kernel was asked to resolve.
@@ -265,7 +267,11 @@ impl Mirror {
         self.policy = current.policy;
         self.published = began;
         // With a full Internet table a publication takes long: do not spend all one's time on it.
-        self.pause = COALESCE.max(began.elapsed() * 4);
+        let took = began.elapsed();
+        self.pause = COALESCE.max(took * 4);
+        if changed {
+            self.stats.publish_ns.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+        }
         new_interfaces || former != self.local
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::Ticks;
 use crate::helper::HelperKind;
@@ -67,16 +67,50 @@ const SHARDS: usize = 16;
 /// Expectations in all (netfilter's `nf_conntrack_expect_max`), shared out over the shards.
 const PER_SHARD: usize = 4096 / SHARDS;
 
+/// What has become of the expectations of one helper. Those still waited for are `created` without the others.
+#[derive(Debug, Default)]
+pub struct Fates {
+    /// Entered.
+    pub created: AtomicU64,
+    /// Fulfilled by a connection.
+    pub used: AtomicU64,
+    /// Waited for in vain.
+    pub expired: AtomicU64,
+    /// Given up: their master connection has ended or announced another in their place.
+    pub withdrawn: AtomicU64,
+}
+
+impl Fates {
+    fn count(n: &AtomicU64) {
+        // Whoever sees an end also sees the beginning, which came before under the same lock.
+        n.fetch_add(1, Ordering::Release);
+    }
+
+    /// Number of those still waited for.
+    pub fn live(&self) -> u64 {
+        // The ends first: one that comes between makes the number too high, never less than none.
+        let ended = [&self.used, &self.expired, &self.withdrawn].iter().map(|n| n.load(Ordering::Acquire)).sum::<u64>();
+        self.created.load(Ordering::Relaxed).saturating_sub(ended)
+    }
+}
+
 /// All expectations of all workers.
 #[derive(Debug, Default)]
 pub struct Expectations {
     count: AtomicUsize,
+    /// By [`HelperKind`]; counted with a shard's lock held.
+    fates: [Fates; HelperKind::ALL.len()],
     shards: [Mutex<HashMap<ExpectedTarget, Vec<Expectation>>>; SHARDS],
 }
 
 impl Expectations {
     fn shard(&self, t: &ExpectedTarget) -> &Mutex<HashMap<ExpectedTarget, Vec<Expectation>>> {
         &self.shards[usize::from(t.port) % SHARDS]
+    }
+
+    /// What has become of a helper's.
+    pub fn fates(&self, helper: HelperKind) -> &Fates {
+        &self.fates[helper as usize]
     }
 
     /// Number of expectations.
@@ -96,11 +130,22 @@ impl Expectations {
         let all: usize = shard.values().map(Vec::len).sum();
         let list = shard.entry(e.target).or_default();
         let before = list.len();
-        list.retain(|x| !(x.expires.reached(now) || x.master == e.master && x.source == e.source));
+        list.retain(|x| {
+            let gone = if x.expires.reached(now) {
+                &self.fates(x.helper).expired
+            } else if x.master == e.master && x.source == e.source {
+                &self.fates(x.helper).withdrawn
+            } else {
+                return true;
+            };
+            Fates::count(gone);
+            false
+        });
         let clash = list.iter().any(|x| x.source == e.source || x.source.is_none() || e.source.is_none());
         let ok = all < PER_SHARD && !clash;
         if ok {
             list.push(e);
+            Fates::count(&self.fates(e.helper).created);
         }
         self.count.fetch_add(list.len(), Ordering::Relaxed);
         self.count.fetch_sub(before, Ordering::Relaxed);
@@ -115,7 +160,7 @@ impl Expectations {
         }
         own.sort_by_key(|e| e.expires.0);
         let stale = &own[..own.len() + 1 - max];
-        self.retain(|e| !stale.contains(e));
+        self.withdraw(|e| stale.contains(e));
     }
 
     /// Takes the expectation a first packet fulfils, if there is one: it is used once.
@@ -131,11 +176,21 @@ impl Expectations {
             shard.remove(&target);
         }
         self.count.fetch_sub(1, Ordering::Relaxed);
+        Fates::count(&self.fates(e.helper).used);
         Some(e)
     }
 
-    /// Removes what fails `keep`: expired ones, those of a connection that is gone.
-    pub fn retain(&self, keep: impl Fn(&Expectation) -> bool) {
+    /// Removes those that nobody has fulfilled in time.
+    pub fn expire(&self, now: Ticks) {
+        self.remove(|e| e.expires.reached(now), |f| &f.expired);
+    }
+
+    /// Removes those that are not to be waited for any more.
+    pub fn withdraw(&self, which: impl Fn(&Expectation) -> bool) {
+        self.remove(which, |f| &f.withdrawn);
+    }
+
+    fn remove(&self, which: impl Fn(&Expectation) -> bool, fate: fn(&Fates) -> &AtomicU64) {
         if self.is_empty() {
             return;
         }
@@ -143,7 +198,13 @@ impl Expectations {
             let mut shard = shard.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let before: usize = shard.values().map(Vec::len).sum();
             shard.retain(|_, list| {
-                list.retain(|e| keep(e));
+                list.retain(|e| {
+                    let gone = which(e);
+                    if gone {
+                        Fates::count(fate(self.fates(e.helper)));
+                    }
+                    !gone
+                });
                 !list.is_empty()
             });
             let after: usize = shard.values().map(Vec::len).sum();

@@ -28,7 +28,7 @@ use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, TxQueue, Umem};
 use super::{BURST, Frame, FramePool, Held, Port};
 
 /// Slots of each ring of a socket.
-const RING: u32 = 2048;
+pub const RING: u32 = 2048;
 
 /// Frames after which the fill ring is topped up; fewer would cost a ring update for every few packets.
 const REFILL: u32 = BURST as u32;
@@ -49,6 +49,8 @@ pub struct XskStatistics {
     pub rx_invalid: u64,
     /// Descriptors in the transmit ring that the kernel refused.
     pub tx_invalid: u64,
+    /// Times the kernel was told to send and the transmit ring was empty.
+    pub tx_ring_empty: u64,
 }
 
 /// One socket, bound to one queue of one interface.

@@ -69,9 +69,13 @@ pub(super) fn read<P: Port, A: Member>(
         };
         match e.helper.inspect(&view) {
             Inspection::Nothing => {}
-            Inspection::Drop => return Err(DropReason::Helper),
+            Inspection::Drop => {
+                w.counters().helpers[e.helper.kind() as usize].dropped.inc();
+                return Err(DropReason::Helper);
+            }
             Inspection::Announce(a) => {
-                let told = expect(w, &a, e.helper.kind(), &c, d)?;
+                let kind = e.helper.kind();
+                let told = expect(w, &a, kind, &c, d)?;
                 if let Some((address, port)) = told {
                     let text = a.format.render(address, port).ok_or(DropReason::Helper)?;
                     let room = w.pool.frame_size() - u32::from(p.frame.offset);
@@ -79,6 +83,7 @@ pub(super) fn read<P: Port, A: Member>(
                     let change = mangle::replace(buffer, &mut p.headers, a.range, text.as_bytes())
                         .map_err(|_| DropReason::Helper)?;
                     p.frame.len = p.headers.end;
+                    w.counters().helpers[kind as usize].rewritten.inc();
                     e.offsets.record(d, seq, change);
                     if change != 0 {
                         t.slab.get_mut(slot).status.insert(Status::SEQ_ADJUST);
@@ -109,6 +114,7 @@ fn expect<P: Port, A: Member>(
     let t = &c.original;
     let master_flow = MasterFlow { source: (t.src.ip(), t.sport), destination: (t.dst.ip(), t.dport) };
     let properties = helper.properties();
+    let refused = &w.counters().helpers[helper as usize].refused;
     w.shared.expectations.limit(master, properties.max_expected);
     let outside = if translated { other.dst.ip() } else { a.address };
     let expectation = |port: u16| Expectation {
@@ -128,15 +134,19 @@ fn expect<P: Port, A: Member>(
     if a.format == Format::Unwritten {
         // The packet's own source, as translated, is what the other end will send to.
         let port = if translated { other.dport } else { a.port };
-        w.shared.expectations.insert(expectation(port), w.now);
+        if !w.shared.expectations.insert(expectation(port), w.now) {
+            refused.inc();
+        }
         return Ok(None);
     }
     let attempts = if translated { ATTEMPTS } else { 1 };
     // The announced port first; others keep clear of well-known ports.
     let candidate = |i: u16| if i == 0 { a.port } else { (a.port.wrapping_add(i)).max(1024) };
-    let port = (0..attempts)
-        .map(candidate)
-        .find(|p| w.shared.expectations.insert(expectation(*p), w.now))
-        .ok_or(DropReason::Helper)?;
+    let port = (0..attempts).map(candidate).find(|p| w.shared.expectations.insert(expectation(*p), w.now)).ok_or_else(
+        || {
+            refused.inc();
+            DropReason::Helper
+        },
+    )?;
     Ok(((outside, port) != (a.address, a.port)).then_some((outside, port)))
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::counters::Counters;
 use super::events::Subscription;
-use super::reason::DropReason;
+use super::reason::{DropReason, HandoffReason};
 use super::shared::{Handed, Lent, NeighbourRequest, Punt, Shared};
 use crate::conntrack::Ticks;
 use crate::io::{Frame, FramePool, Port};
@@ -95,11 +95,15 @@ impl<P: Port> Core<P> {
     }
 
     /// Lends a frame to another worker.
-    pub(super) fn hand_off(&mut self, interface: InterfaceId, f: Frame, owner: u16, handed: Handed) {
+    pub(super) fn hand_off(&mut self, interface: InterfaceId, f: Frame, owner: u16, why: HandoffReason) {
+        let handed = match why {
+            HandoffReason::Fragment => Handed::ToCollect,
+            HandoffReason::Connection | HandoffReason::IcmpError => Handed::ToOwner,
+        };
         let lent = Lent { from: self.id, index: f.index, data: self.pool.address(f), len: f.len, interface, handed };
         if self.shared.workers[usize::from(owner)].inbox.push(lent).is_ok() {
             self.lent += 1;
-            self.counters().handed_off.inc();
+            self.counters().handed_off[why as usize].inc();
             self.shared.wake(usize::from(owner));
         } else {
             self.discard(f, DropReason::HandoffFull);

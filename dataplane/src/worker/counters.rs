@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::reason::DropReason;
+use super::reason::{DropReason, HandoffReason};
+use crate::helper::HelperKind;
+use crate::packet::protocol;
 use crate::policy::InterfaceId;
 
 /// A counter with one writer.
@@ -34,6 +36,68 @@ impl Counter {
     }
 }
 
+/// Durations by their length, with one writer. Bucket `i` counts those of at most `BASE << i` nanoseconds that fit
+/// no bucket before it; the last one those that are longer than all bounds.
+#[derive(Debug, Default)]
+pub struct Histogram<const BASE: u64>([Counter; BUCKETS + 1]);
+
+/// Buckets of a histogram that have an upper bound.
+const BUCKETS: usize = 16;
+
+impl<const BASE: u64> Histogram<BASE> {
+    /// Counts one duration; to be called by the owning worker only.
+    #[inline]
+    pub fn record(&self, ns: u64) {
+        let doublings = u64::BITS - (ns.saturating_sub(1) / BASE).leading_zeros();
+        self.0[(doublings as usize).min(BUCKETS)].inc();
+    }
+
+    /// The upper bounds in nanoseconds, each with the number of durations up to it.
+    pub fn cumulative(&self) -> [(u64, u64); BUCKETS] {
+        let mut sum = 0;
+        std::array::from_fn(|i| {
+            sum += self.0[i].get();
+            (BASE << i, sum)
+        })
+    }
+
+    /// Durations longer than all bounds.
+    pub fn beyond(&self) -> u64 {
+        self.0[BUCKETS].get()
+    }
+}
+
+/// Protocols whose connections are counted apart.
+pub const PROTOCOLS: [&str; 6] = ["tcp", "udp", "icmp", "sctp", "gre", "other"];
+
+/// Where connections of a protocol are counted in [`Counters::created`] and [`Counters::ended`]: IPv4 in the first
+/// half, IPv6 in the second, each by [`PROTOCOLS`].
+#[inline]
+pub fn by_protocol(v6: bool, proto: u8) -> usize {
+    let kind = match proto {
+        protocol::TCP => 0,
+        protocol::UDP => 1,
+        protocol::ICMP | protocol::ICMPV6 => 2,
+        protocol::SCTP => 3,
+        protocol::GRE => 4,
+        _ => 5,
+    };
+    kind + if v6 { PROTOCOLS.len() } else { 0 }
+}
+
+/// What one worker counts for one helper.
+#[derive(Debug, Default)]
+pub struct HelperCounters {
+    /// Connections it began to read.
+    pub connections: Counter,
+    /// Packets in which it changed what they announce.
+    pub rewritten: Counter,
+    /// Announced connections that could not be expected: too many, or another expects the same.
+    pub refused: Counter,
+    /// Packets dropped on its word.
+    pub dropped: Counter,
+}
+
 /// What one worker counts for one interface.
 #[derive(Debug, Default)]
 pub struct InterfaceCounters {
@@ -58,8 +122,15 @@ pub struct Counters {
     pub interfaces: Vec<InterfaceCounters>,
     /// By [`DropReason`].
     pub drops: [Counter; DropReason::COUNT],
-    /// Connections entered in the table, by protocol: TCP, UDP, ICMP and ICMPv6, others.
-    pub created: [Counter; 4],
+    /// Connections entered in the table, by [`by_protocol`].
+    pub created: [Counter; 2 * PROTOCOLS.len()],
+    /// Connections that have left the table, likewise.
+    pub ended: [Counter; 2 * PROTOCOLS.len()],
+    /// Time from the look at a first packet to its connection's entry in the table, of one in
+    /// [`SETUP_SAMPLE`](super::SETUP_SAMPLE) connections.
+    pub setup: Histogram<100>,
+    /// Sum of those times in nanoseconds.
+    pub setup_ns: Counter,
     /// Connections that expired.
     pub expired: Counter,
     /// Connections deleted or flushed by the operator, or replaced by a reopened one.
@@ -72,8 +143,8 @@ pub struct Counters {
     pub early_dropped: Counter,
     /// Connections that a new policy forbade.
     pub revalidated: Counter,
-    /// Frames handed to another worker.
-    pub handed_off: Counter,
+    /// Frames handed to another worker, by [`HandoffReason`].
+    pub handed_off: [Counter; HandoffReason::COUNT],
     /// Frames taken over from another worker.
     pub taken_over: Counter,
     /// Frames given to the kernel as traffic to the host itself.
@@ -88,8 +159,10 @@ pub struct Counters {
     pub log_limited: Counter,
     /// Packets that were not logged because the queue was full.
     pub log_lost: Counter,
-    /// Bursts with at least one frame.
-    pub bursts: Counter,
+    /// By [`HelperKind`].
+    pub helpers: [HelperCounters; HelperKind::ALL.len()],
+    /// Times that bursts with at least one frame took.
+    pub burst_time: Histogram<1000>,
     /// Nanoseconds spent on bursts with at least one frame.
     pub busy_ns: Counter,
     /// Nanoseconds spent polling without finding a frame.
@@ -113,13 +186,16 @@ impl Counters {
             interfaces: (0..interfaces).map(|_| InterfaceCounters::default()).collect(),
             drops: std::array::from_fn(|_| Counter::default()),
             created: std::array::from_fn(|_| Counter::default()),
+            ended: std::array::from_fn(|_| Counter::default()),
+            setup: Histogram::default(),
+            setup_ns: Counter::default(),
             expired: Counter::default(),
             deleted: Counter::default(),
             connections4: Counter::default(),
             connections6: Counter::default(),
             early_dropped: Counter::default(),
             revalidated: Counter::default(),
-            handed_off: Counter::default(),
+            handed_off: std::array::from_fn(|_| Counter::default()),
             taken_over: Counter::default(),
             punted: Counter::default(),
             icmp_sent: Counter::default(),
@@ -127,7 +203,8 @@ impl Counters {
             checksums_completed: Counter::default(),
             log_limited: Counter::default(),
             log_lost: Counter::default(),
-            bursts: Counter::default(),
+            helpers: std::array::from_fn(|_| HelperCounters::default()),
+            burst_time: Histogram::default(),
             busy_ns: Counter::default(),
             idle_ns: Counter::default(),
             sleep_ns: Counter::default(),
@@ -136,6 +213,12 @@ impl Counters {
             frames_lent: Counter::default(),
             frames_waiting: Counter::default(),
         }
+    }
+
+    /// Connections now, by [`by_protocol`].
+    pub fn connections(&self, i: usize) -> u64 {
+        let ended = self.ended[i].get();
+        self.created[i].get().saturating_sub(ended)
     }
 
     /// Counts a drop.
@@ -148,5 +231,35 @@ impl Counters {
     #[inline]
     pub fn interface(&self, i: InterfaceId) -> &InterfaceCounters {
         &self.interfaces[usize::from(i)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_fall_into_the_bucket_of_their_bound() {
+        for (ns, bound) in [
+            (0, 1000),
+            (1000, 1000),
+            (1001, 2000),
+            (2000, 2000),
+            (2001, 4000),
+            (4000, 4000),
+            (4001, 8000),
+            (32_768_000, 32_768_000),
+        ] {
+            let h = Histogram::<1000>::default();
+            h.record(ns);
+            for (b, n) in h.cumulative() {
+                assert_eq!(n, u64::from(b >= bound), "{ns} ns below {b} ns");
+            }
+            assert_eq!(h.beyond(), 0);
+        }
+        let h = Histogram::<1000>::default();
+        h.record(32_768_001);
+        h.record(u64::MAX);
+        assert_eq!((h.cumulative()[BUCKETS - 1].1, h.beyond()), (0, 2));
     }
 }

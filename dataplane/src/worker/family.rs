@@ -7,7 +7,7 @@ use ahash::RandomState;
 
 use super::announce::Extension;
 use super::core::Core;
-use super::counters::Counter;
+use super::counters::{Counter, by_protocol};
 use super::events::EventKind;
 use super::limits::Sources;
 use super::neighbour::Neighbours;
@@ -171,16 +171,10 @@ impl<A: Member> Family<A> {
     /// Enters a connection whose two tuples are claimed; its slot. `None` when there is no room.
     pub(super) fn confirm<P: Port>(&mut self, w: &mut Core<P>, mut c: Connection<A>, hashes: [u64; 2]) -> Option<u32> {
         c.status.insert(Status::CONFIRMED);
-        let kind = match c.proto {
-            crate::packet::protocol::TCP => 0,
-            crate::packet::protocol::UDP => 1,
-            p if p == A::ICMP => 2,
-            _ => 3,
-        };
         let slot = self.slab.insert(c)?;
         self.table.insert(hashes[0], slot, Direction::Original);
         self.table.insert(hashes[1], slot, Direction::Reply);
-        w.counters().created[kind].inc();
+        w.counters().created[by_protocol(A::V6, c.proto)].inc();
         if !w.listeners.is_empty() {
             w.tell(EventKind::New, &c);
         }
@@ -200,6 +194,7 @@ impl<A: Member> Family<A> {
             self.release_held(w, slot, &c);
         }
         w.release_connection();
+        w.counters().ended[by_protocol(A::V6, c.proto)].inc();
         if !w.listeners.is_empty() {
             w.tell(EventKind::Destroy(why.into()), &c);
         }
@@ -227,7 +222,7 @@ impl<A: Member> Family<A> {
         if c.status.contains(Status::HELPER) {
             self.extensions.remove(&slot);
             let master = Master { worker: w.id, hash: c.key(Direction::Original).hash(&w.shared.keys) };
-            w.shared.expectations.retain(|e| e.master != master);
+            w.shared.expectations.withdraw(|e| e.master == master);
         }
     }
 

@@ -32,6 +32,7 @@ mod track;
 mod unreachable;
 
 pub use directory::Directory;
-pub use reason::DropReason;
+pub use first::SETUP_SAMPLE;
+pub use reason::{DropReason, HandoffReason};
 pub use run::{Options, Worker};
 pub use succession::Judged;

@@ -21,9 +21,8 @@ use super::exit::{NO_HOP, check_exit, route};
 use super::family::{Family, Member, Packet, Removal};
 use super::first::first;
 use super::pieces::fragment;
-use super::reason::DropReason;
+use super::reason::{DropReason, HandoffReason};
 use super::related::related;
-use super::shared::Handed;
 use super::stateless::invalid;
 use super::track::{self, Tracked};
 use crate::conntrack::{Connection, Direction, Status, Tuple};
@@ -39,7 +38,7 @@ pub(super) enum Step {
     /// It is for the gateway host: the kernel takes it as if it had just come in.
     Punt,
     /// It is for this worker, who owns its connection.
-    HandOff(u16),
+    HandOff(u16, HandoffReason),
     /// It is a fragment; what is to be done has been done.
     Collected,
 }
@@ -52,7 +51,7 @@ pub(super) fn forward<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
     match decide(w, t, p) {
         Ok(Step::Send(hop)) => emit::send(w, t, p, hop),
         Ok(Step::Punt) => w.punt(p.interface, p.frame),
-        Ok(Step::HandOff(owner)) => w.hand_off(p.interface, p.frame, owner, Handed::ToOwner),
+        Ok(Step::HandOff(owner, why)) => w.hand_off(p.interface, p.frame, owner, why),
         Ok(Step::Collected) => {}
         Err(why) => w.discard(p.frame, why),
     }

@@ -4,7 +4,7 @@ use super::core::Core;
 use super::emit;
 use super::family::{Family, Member, Packet};
 use super::path::{Decision, Step, decide, forward};
-use super::reason::DropReason;
+use super::reason::{DropReason, HandoffReason};
 use super::shared::Handed;
 use crate::conntrack::Status;
 use crate::conntrack::fragment::{Collected, Fragments, Piece};
@@ -26,7 +26,7 @@ pub(super) fn fragment<P: Port, A: Member>(
     if workers > 1 && p.handed == Handed::No {
         let meet = w.shared.keys.hash_one(Fragments::key(&p.headers, &info)) % workers;
         if meet as u16 != w.id {
-            w.hand_off(p.interface, p.frame, meet as u16, Handed::ToCollect);
+            w.hand_off(p.interface, p.frame, meet as u16, HandoffReason::Fragment);
             return Ok(Step::Collected);
         }
     }
@@ -119,7 +119,7 @@ fn datagram<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Pack
                 emit::send(w, t, &part, hop);
             }
             Ok(Step::Punt) => w.punt(piece.interface, piece.frame),
-            Ok(Step::HandOff(owner)) => w.hand_off(piece.interface, piece.frame, owner, Handed::ToOwner),
+            Ok(Step::HandOff(owner, why)) => w.hand_off(piece.interface, piece.frame, owner, why),
             Ok(Step::Collected) => {}
             Err(why) => w.discard(piece.frame, why),
         }

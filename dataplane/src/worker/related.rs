@@ -4,7 +4,7 @@ use super::core::Core;
 use super::exit::{check_exit, check_source, route};
 use super::family::{Family, Member, Packet};
 use super::path::{Decision, Step, opposite};
-use super::reason::DropReason;
+use super::reason::{DropReason, HandoffReason};
 use super::rules::{admit, facts};
 use super::shared::Handed;
 use super::stateless::invalid;
@@ -28,7 +28,7 @@ pub(super) fn related<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
         if p.handed != Handed::ToOwner
             && let Some(owner) = w.shared.directory.lookup(hash).filter(|o| *o != w.id)
         {
-            return Ok(Step::HandOff(owner));
+            return Ok(Step::HandOff(owner, HandoffReason::IcmpError));
         }
         return invalid(w, t, p, false);
     };

@@ -92,8 +92,8 @@ impl<P: Port> Worker<P> {
             last = now;
             let c = self.core.counters();
             if n > 0 {
-                c.bursts.inc();
                 c.busy_ns.add(elapsed);
+                c.burst_time.record(elapsed);
                 idle_since = None;
                 continue;
             }
@@ -155,8 +155,7 @@ impl<P: Port> Worker<P> {
             give_up::<P, V4>(&mut self.core, &mut self.families);
             give_up::<P, V6>(&mut self.core, &mut self.families);
             if self.core.id == 0 {
-                let now = self.core.now;
-                self.core.shared.expectations.retain(|e| !e.expires.reached(now));
+                self.core.shared.expectations.expire(self.core.now);
             }
             let late = self.families.v4.fragments.expire(self.core.now);
             let late6 = self.families.v6.fragments.expire(self.core.now);

@@ -87,6 +87,8 @@ def metrics_page(lab):
     page = lab.gateway.http('/metrics')
     series = metrics(page)
     assert series and all(n.startswith('sluice_') or n.startswith('process_') for n, _, _ in series), page
+    lint = lab.gw.run('promtool', 'check', 'metrics', stdin=page, check=False)
+    assert lint.returncode == 0 and not lint.stdout + lint.stderr, lint.stdout + lint.stderr
     documented = set(re.findall(r'# HELP (\S+)', page))
     assert {n for n, _, _ in series} <= documented | {d + s for d in documented for s in ('_sum', '_count', '_bucket')}
     assert lab.gateway.metric('sluice_interface_receive_packets_total', interface='lan') >= 20, page

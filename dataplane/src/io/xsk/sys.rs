@@ -46,6 +46,7 @@ pub(super) fn statistics(socket: RawFd) -> io::Result<XskStatistics> {
         tx_invalid: s[2],
         rx_ring_full: s[3],
         fill_ring_empty: s[4],
+        tx_ring_empty: s[5],
     })
 }
 

@@ -14,7 +14,7 @@ use crate::sets::sets;
 use crate::settings;
 use crate::timeouts::Profiles;
 use crate::yaml::{Node, Value};
-use crate::{Config, Running, running};
+use crate::{Beside, Config, running};
 
 /// ICMP errors a worker may send each second when the policy names no number.
 const DEFAULT_ICMP_ERRORS: u32 = 1000;
@@ -63,9 +63,9 @@ const DOCUMENT: Keys = Keys {
 };
 const ICMP: Keys = Keys { known: &["errors_per_second"], foreign: &[] };
 
-/// Compiles the document, which is to replace what is `running`. The value is of use only when nothing was
+/// Compiles the document. The value is of use only when nothing was
 /// reported as an error.
-pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>, running: Option<&Running<'_>>) -> Option<Config> {
+pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>, beside: Beside<'_>) -> Option<Config> {
     if matches!(root.value, Value::Null) {
         report.error_help(Span::default(), "the policy is empty", "begin with `version: 1` and `interfaces`");
         return None;
@@ -75,7 +75,7 @@ pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>, running: Opt
     let mut names = Names::default();
     let node = fields.require(report, "interfaces", "the policy");
     let mut interfaces = interfaces(report, node, &mut names);
-    if let Some(r) = running {
+    if let Beside::Comparing(r) | Beside::Replacing(r) = beside {
         interfaces = running::in_order(interfaces, r);
     }
     names.sets = sets(report, fields.get("sets"));
@@ -126,7 +126,7 @@ pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>, running: Opt
         control,
         reload,
     };
-    if let Some(r) = running
+    if let Beside::Replacing(r) = beside
         && report.errors() == 0
     {
         running::check(report, root, r, &config);

@@ -86,7 +86,7 @@ pub struct Running<'a> {
 /// # Errors
 /// All faults that were found, errors and warnings.
 pub fn parse(name: &str, text: &str) -> Result<Checked, Diagnostics> {
-    parse_to(name, text, None)
+    read(name, text, Beside::Nothing)
 }
 
 /// Reads, checks and compiles a policy that is to replace the one in force. Its interfaces are in the order
@@ -95,13 +95,13 @@ pub fn parse(name: &str, text: &str) -> Result<Checked, Diagnostics> {
 /// # Errors
 /// As [`parse`]; also when it changes what only a restart can change.
 pub fn parse_to_replace(name: &str, text: &str, running: &Running<'_>) -> Result<Checked, Diagnostics> {
-    parse_to(name, text, Some(running))
+    read(name, text, Beside::Replacing(running))
 }
 
-fn parse_to(name: &str, text: &str, running: Option<&Running<'_>>) -> Result<Checked, Diagnostics> {
+fn read(name: &str, text: &str, beside: Beside<'_>) -> Result<Checked, Diagnostics> {
     let mut report = Report::new(name, text);
     let root = yaml::read(&mut report);
-    let config = root.as_ref().and_then(|root| document::compile(&mut report, root, running));
+    let config = root.as_ref().and_then(|root| document::compile(&mut report, root, beside));
     let (config, warnings) = report.finish(config)?;
     let written = root.and_then(|root| Written::of(text, &root)).unwrap_or(Written::Map(Vec::new()));
     Ok(Checked { config, warnings, written })
@@ -123,6 +123,27 @@ pub fn load(path: &Path) -> Result<Checked, Diagnostics> {
 pub fn load_to_replace(path: &Path, running: &Running<'_>) -> Result<Checked, Diagnostics> {
     let (name, text) = read_file(path)?;
     parse_to_replace(&name, &text, running)
+}
+
+/// [`load`] of a file that is to be compared with the policy in force: its interfaces are in the order of that
+/// one's, whatever else differs.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_beside(path: &Path, running: &Running<'_>) -> Result<Checked, Diagnostics> {
+    let (name, text) = read_file(path)?;
+    read(&name, &text, Beside::Comparing(running))
+}
+
+/// What a policy is read for.
+#[derive(Clone, Copy)]
+enum Beside<'a> {
+    /// For itself.
+    Nothing,
+    /// To be compared with what runs.
+    Comparing(&'a Running<'a>),
+    /// To replace it.
+    Replacing(&'a Running<'a>),
 }
 
 /// The file's name for diagnostics, and its text.

@@ -49,7 +49,7 @@ impl Written {
     }
 
     /// Whether both say the same: a map's order does not count, nor whether one value is in a list.
-    pub(crate) fn same(&self, other: &Written) -> bool {
+    pub fn same(&self, other: &Written) -> bool {
         match (self, other) {
             (Written::Text(a), Written::Text(b)) => a == b,
             (Written::Map(a), Written::Map(b)) => {

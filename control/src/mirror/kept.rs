@@ -86,3 +86,41 @@ fn ask(shared: &Shared, address: IpAddr) -> Option<Question> {
     }
     Some(Question { address, answers, missing, sum: 0 })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers what the workers were asked, the first question of each with `n`.
+    fn answer(shared: &Shared, n: u64) {
+        for w in &shared.workers {
+            for n in [n, 0] {
+                let Some(Command::Edit { edit: Edit::Count, reply, .. }) = w.commands.pop() else {
+                    panic!("not asked")
+                };
+                reply.try_send(n).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_is_kept_while_a_connection_carries_it() {
+        let shared = Shared::new(2, 1, 16, 16).unwrap();
+        let a = "192.0.2.1".parse().unwrap();
+        let mut k = Kept::default();
+        assert_eq!(k.turn(&shared), None);
+        k.insert(a);
+        for (n, free) in [(3, None), (1, None), (0, Some(a))] {
+            assert_eq!((k.turn(&shared), k.turn(&shared)), (None, None));
+            assert_eq!(k.turn(&shared), None, "no worker has answered");
+            answer(&shared, n);
+            assert_eq!(k.turn(&shared), free);
+            assert_eq!(k.contains(&a), free.is_none());
+            assert_eq!((k.turn(&shared), shared.workers[0].commands.len()), (None, 0), "a pause");
+            k.began = None;
+        }
+        k.insert(a);
+        k.retain(|_| false);
+        assert!(!k.contains(&a));
+    }
+}

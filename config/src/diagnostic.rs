@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The longest stretch of a source line that is shown; longer lines are cut around the fault.
 const SHOWN: usize = 120;
 
 /// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The policy is refused.
@@ -18,7 +18,7 @@ pub enum Severity {
 }
 
 /// One fault of a policy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diagnostic {
     /// How bad it is.
     pub severity: Severity,
@@ -39,7 +39,7 @@ pub struct Diagnostic {
 }
 
 /// All faults found in one policy, in the order of the text.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Diagnostics {
     /// The faults: the first hundred errors and the first hundred warnings.
     pub diagnostics: Vec<Diagnostic>,

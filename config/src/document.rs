@@ -2,7 +2,6 @@
 
 use dataplane::policy::Policy;
 
-use crate::Config;
 use crate::advice;
 use crate::conntrack::conntrack;
 use crate::forward::policy;
@@ -15,6 +14,7 @@ use crate::sets::sets;
 use crate::settings;
 use crate::timeouts::Profiles;
 use crate::yaml::{Node, Value};
+use crate::{Beside, Config, running};
 
 /// ICMP errors a worker may send each second when the policy names no number.
 const DEFAULT_ICMP_ERRORS: u32 = 1000;
@@ -34,6 +34,7 @@ const DOCUMENT: Keys = Keys {
         "nat",
         "policy",
         "control",
+        "reload",
     ],
     foreign: &[
         (
@@ -54,6 +55,7 @@ const DOCUMENT: Keys = Keys {
         ("frames", "it stands in `io`"),
         ("metrics", "it stands in `control`"),
         ("socket", "it stands in `control`"),
+        ("revalidate", "it stands in `reload`"),
         ("errors_per_second", "it stands in `icmp`"),
         ("snat", "source translations stand in `nat: { source: [...] }`"),
         ("dnat", "destination translations stand in `nat: { destination: [...] }`"),
@@ -61,8 +63,9 @@ const DOCUMENT: Keys = Keys {
 };
 const ICMP: Keys = Keys { known: &["errors_per_second"], foreign: &[] };
 
-/// Compiles the document. The value is of use only when nothing was reported as an error.
-pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>) -> Option<Config> {
+/// Compiles the document. The value is of use only when nothing was
+/// reported as an error.
+pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>, beside: Beside<'_>) -> Option<Config> {
     if matches!(root.value, Value::Null) {
         report.error_help(Span::default(), "the policy is empty", "begin with `version: 1` and `interfaces`");
         return None;
@@ -71,12 +74,16 @@ pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>) -> Option<Co
     version(report, &fields);
     let mut names = Names::default();
     let node = fields.require(report, "interfaces", "the policy");
-    let interfaces = interfaces(report, node, &mut names);
+    let mut interfaces = interfaces(report, node, &mut names);
+    if let Beside::Comparing(r) | Beside::Replacing(r) = beside {
+        interfaces = running::in_order(interfaces, r);
+    }
     names.sets = sets(report, fields.get("sets"));
     let conntrack = conntrack(report, fields.get("conntrack"));
     let workers = settings::workers(report, fields.get("workers"));
     let io = settings::io(report, fields.get("io"));
     let control = settings::control(report, fields.get("control"));
+    let reload = settings::reload(report, fields.get("reload"));
     let strict_reverse_path = settings::strict_reverse_path(report, fields.get("reverse_path"));
     let icmp_errors_per_second = icmp_errors(report, fields.get("icmp"));
     let tracking = tracking(report, fields.get("tracking"), &names);
@@ -93,7 +100,7 @@ pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>) -> Option<Co
         advice::translated_in_vain(report, &nat, default, &rules);
     }
     let Nat { source, destination, .. } = nat;
-    Some(Config {
+    let config = Config {
         policy: Policy {
             zones: names.zones,
             interfaces,
@@ -117,7 +124,14 @@ pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>) -> Option<Co
         workers,
         io,
         control,
-    })
+        reload,
+    };
+    if let Beside::Replacing(r) = beside
+        && report.errors() == 0
+    {
+        running::check(report, root, r, &config);
+    }
+    Some(config)
 }
 
 fn plain<R>(rules: Vec<Placed<R>>) -> Vec<R> {

@@ -11,6 +11,7 @@ mod address;
 mod advice;
 mod conntrack;
 mod diagnostic;
+mod difference;
 mod document;
 pub mod duration;
 mod forward;
@@ -25,16 +26,21 @@ mod rate;
 mod read;
 mod report;
 mod rules;
+mod running;
 mod sets;
 mod settings;
 mod suggest;
 mod timeouts;
+mod written;
 mod yaml;
 
 pub use address::{AddressError, AddressRange};
 pub use dataplane::policy::Policy;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
-pub use settings::{Control, Io, IoMode, OnFailure, Poll, Workers};
+pub use difference::{Change, Difference, Entries, Rules, Setting};
+pub use running::{Fixed, fixed};
+pub use settings::{Control, Io, IoMode, OnFailure, Poll, Reload, Workers};
+pub use written::Written;
 
 use std::path::Path;
 
@@ -51,6 +57,8 @@ pub struct Config {
     pub io: Io,
     /// The daemon's own endpoints.
     pub control: Control,
+    /// What a reload does.
+    pub reload: Reload,
 }
 
 /// A policy without errors.
@@ -60,6 +68,17 @@ pub struct Checked {
     pub config: Config,
     /// What is probably not meant.
     pub warnings: Vec<Diagnostic>,
+    /// What the file says.
+    pub written: Written,
+}
+
+/// What a policy is to replace while the daemon runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Running<'a> {
+    /// The policy in force.
+    pub config: &'a Config,
+    /// The connections that the tables were made for.
+    pub max_connections: u32,
 }
 
 /// Reads, checks and compiles a policy; `name` is the file's name in diagnostics.
@@ -67,10 +86,25 @@ pub struct Checked {
 /// # Errors
 /// All faults that were found, errors and warnings.
 pub fn parse(name: &str, text: &str) -> Result<Checked, Diagnostics> {
+    read(name, text, Beside::Nothing)
+}
+
+/// Reads, checks and compiles a policy that is to replace the one in force. Its interfaces are in the order
+/// of that one's.
+///
+/// # Errors
+/// As [`parse`]; also when it changes what only a restart can change.
+pub fn parse_to_replace(name: &str, text: &str, running: &Running<'_>) -> Result<Checked, Diagnostics> {
+    read(name, text, Beside::Replacing(running))
+}
+
+fn read(name: &str, text: &str, beside: Beside<'_>) -> Result<Checked, Diagnostics> {
     let mut report = Report::new(name, text);
-    let config = yaml::read(&mut report).and_then(|root| document::compile(&mut report, &root));
+    let root = yaml::read(&mut report);
+    let config = root.as_ref().and_then(|root| document::compile(&mut report, root, beside));
     let (config, warnings) = report.finish(config)?;
-    Ok(Checked { config, warnings })
+    let written = root.and_then(|root| Written::of(text, &root)).unwrap_or(Written::Map(Vec::new()));
+    Ok(Checked { config, warnings, written })
 }
 
 /// Reads, checks and compiles the policy in a file.
@@ -78,10 +112,46 @@ pub fn parse(name: &str, text: &str) -> Result<Checked, Diagnostics> {
 /// # Errors
 /// As [`parse`]; also when the file cannot be read or is not UTF-8.
 pub fn load(path: &Path) -> Result<Checked, Diagnostics> {
+    let (name, text) = read_file(path)?;
+    parse(&name, &text)
+}
+
+/// [`parse_to_replace`] of a file.
+///
+/// # Errors
+/// As [`load`] and [`parse_to_replace`].
+pub fn load_to_replace(path: &Path, running: &Running<'_>) -> Result<Checked, Diagnostics> {
+    let (name, text) = read_file(path)?;
+    parse_to_replace(&name, &text, running)
+}
+
+/// [`load`] of a file that is to be compared with the policy in force: its interfaces are in the order of that
+/// one's, whatever else differs.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_beside(path: &Path, running: &Running<'_>) -> Result<Checked, Diagnostics> {
+    let (name, text) = read_file(path)?;
+    read(&name, &text, Beside::Comparing(running))
+}
+
+/// What a policy is read for.
+#[derive(Clone, Copy)]
+enum Beside<'a> {
+    /// For itself.
+    Nothing,
+    /// To be compared with what runs.
+    Comparing(&'a Running<'a>),
+    /// To replace it.
+    Replacing(&'a Running<'a>),
+}
+
+/// The file's name for diagnostics, and its text.
+fn read_file(path: &Path) -> Result<(String, String), Diagnostics> {
     let name = path.display().to_string();
     let bytes = std::fs::read(path).map_err(|e| unreadable(&name, format!("cannot read the policy: {e}")))?;
     match String::from_utf8(bytes) {
-        Ok(text) => parse(&name, &text),
+        Ok(text) => Ok((name, text)),
         Err(e) => {
             let good = e.utf8_error().valid_up_to();
             let line = e.as_bytes()[..good].iter().filter(|b| **b == b'\n').count() + 1;

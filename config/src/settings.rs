@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::read::{Fields, Keys, choice, number, scalar, some_items};
+use crate::read::{Fields, Keys, boolean, choice, number, scalar, some_items};
 use crate::report::{Report, short};
 use crate::yaml::{Node, Value};
 
@@ -19,6 +19,7 @@ const MAX_CPU: u64 = 8191;
 const WORKERS: Keys = Keys { known: &["count", "cpus", "poll"], foreign: &[("cores", "did you mean `cpus`?")] };
 const IO: Keys = Keys { known: &["mode", "frames", "on_failure"], foreign: &[] };
 const CONTROL: Keys = Keys { known: &["socket", "metrics"], foreign: &[] };
+const RELOAD: Keys = Keys { known: &["revalidate"], foreign: &[] };
 
 /// The workers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -89,6 +90,13 @@ impl Default for Control {
     fn default() -> Self {
         Control { socket: DEFAULT_SOCKET.into(), metrics: None }
     }
+}
+
+/// What a reload does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reload {
+    /// Delete the connections that the new policy would not let begin, or would translate in another way.
+    pub revalidate: bool,
 }
 
 /// The node of `key`, unless it is absent or says `auto`.
@@ -192,6 +200,14 @@ pub(crate) fn control<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> C
         }
     }
     out
+}
+
+/// Reads `reload`.
+pub(crate) fn reload<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> Reload {
+    let fields = node.and_then(|n| Fields::of(report, n, "`reload`", &RELOAD));
+    let node = fields.and_then(|f| f.get("revalidate"));
+    let revalidate = node.and_then(|n| boolean(report, n, "`revalidate`"));
+    Reload { revalidate: revalidate.unwrap_or_default() }
 }
 
 /// Reads `reverse_path`: whether sources are checked against the routes.

@@ -1,7 +1,6 @@
 //! What the parts of the control thread know of the running gateway.
 
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -11,6 +10,7 @@ use dataplane::worker::shared::Shared;
 
 use crate::daemon::Steering;
 use crate::mirror;
+use crate::reload::Policies;
 
 /// The running gateway.
 pub(crate) struct Context {
@@ -28,8 +28,14 @@ pub(crate) struct Context {
     pub(crate) steering: Arc<Steering>,
     /// Each worker's CPU and load.
     pub(crate) workers: Vec<WorkerState>,
-    /// The policy's file.
-    pub(crate) file: PathBuf,
+    /// The policies that are and were in force.
+    pub(crate) policies: Arc<Policies>,
+    /// Where a policy is announced before it takes effect.
+    pub(crate) coming: Arc<mirror::Coming>,
+    /// The generation of the snapshot with the policy in force.
+    pub(crate) adopted: AtomicU32,
+    /// The connections that the tables were made for.
+    pub(crate) max_connections: u32,
     /// When the daemon started.
     pub(crate) started: SystemTime,
     /// Set once the workers run.

@@ -9,6 +9,7 @@ mod metrics;
 mod mirror;
 mod packet_log;
 mod punt;
+mod reload;
 mod rules;
 mod socket;
 mod status;

@@ -1,5 +1,6 @@
 //! The control socket's server side: one thread per client, so that a slow one holds up nobody.
 
+mod policy;
 mod top;
 mod tracking;
 
@@ -28,6 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_UP: Duration = Duration::from_millis(100);
 /// The longest request in bytes.
 const REQUEST: u64 = 64 << 10;
+
+/// What a client that asked gets besides lines: nothing, or why not.
+type Outcome = Result<(), String>;
 
 /// The control socket; dropping it removes its file.
 #[derive(Debug)]
@@ -149,6 +153,10 @@ fn answer(request: Request, ctx: &Context, out: &mut BufWriter<&UnixStream>) -> 
         Request::Expectations => tracking::expectations(ctx, out)?,
         Request::Stats => tracking::stats(ctx, out)?,
         Request::Top { interval, talkers } => top::top(interval, talkers, ctx, out)?,
+        Request::Reload { file, confirm } => policy::reload(file.as_deref(), confirm, ctx, out)?,
+        Request::Confirm => policy::confirm(ctx, out)?,
+        Request::Rollback => policy::rollback(ctx, out)?,
+        Request::Diff { file } => policy::diff(&file, ctx, out)?,
     };
     Ok(done.map_or_else(Response::Error, |()| Response::End))
 }

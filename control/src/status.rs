@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use dataplane::packet::Address;
 use dataplane::worker::DropReason;
@@ -10,6 +11,8 @@ use dataplane::worker::counters::{Counter, Counters, InterfaceCounters, PROTOCOL
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
+use crate::format::since_epoch;
+use crate::reload::Report;
 
 /// The gateway's state.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -43,12 +46,55 @@ pub(crate) struct Status {
 pub(crate) struct Policy {
     /// Its file.
     pub(crate) file: String,
+    /// Its number, counted from the daemon's start.
+    pub(crate) generation: u64,
+    /// When it was read, in seconds since 1970.
+    pub(crate) loaded: u64,
     /// Number of forward rules.
     pub(crate) rules: usize,
     /// Number of source translations.
     pub(crate) source_nat: usize,
     /// Number of destination translations.
     pub(crate) destination_nat: usize,
+    /// It awaits confirmation.
+    pub(crate) unconfirmed: Option<Unconfirmed>,
+    /// Generations that `rollback` can return to, the latest first.
+    pub(crate) former: Vec<Former>,
+    /// The last attempt to load a policy that left the running one in force.
+    pub(crate) last_failure: Option<FailedReload>,
+}
+
+/// The policy awaits confirmation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Unconfirmed {
+    /// Seconds until it goes.
+    pub(crate) seconds_left: u64,
+    /// The generation that is in force then.
+    pub(crate) back_to: u64,
+}
+
+/// A policy that was in force.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Former {
+    /// Its number.
+    pub(crate) generation: u64,
+    /// Its file.
+    pub(crate) file: String,
+    /// When it was read, in seconds since 1970.
+    pub(crate) loaded: u64,
+}
+
+/// An attempt that left the running policy in force.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct FailedReload {
+    /// When, in seconds since 1970.
+    pub(crate) time: u64,
+    /// Who wanted it.
+    pub(crate) cause: String,
+    /// Why not.
+    pub(crate) message: String,
+    /// Whether nothing has been loaded since.
+    pub(crate) latest: bool,
 }
 
 /// An interface.
@@ -196,12 +242,7 @@ pub(crate) fn gather(ctx: &Context) -> Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         uptime_seconds: ctx.started.elapsed().map_or(0, |d| d.as_secs()),
-        policy: Policy {
-            file: ctx.file.display().to_string(),
-            rules: policy.rules.len(),
-            source_nat: policy.source_nat.len(),
-            destination_nat: policy.destination_nat.len(),
-        },
+        policy: describe(policy, &ctx.policies.report()),
         interfaces: (0..policy.interfaces.len()).map(|i| interface(ctx, &all, i)).collect(),
         workers: ctx.workers.iter().zip(&all).map(|(w, c)| worker(w, c)).collect(),
         connections: Connections {
@@ -226,6 +267,33 @@ pub(crate) fn gather(ctx: &Context) -> Status {
             publishes: load(&ctx.mirror.publishes),
             resyncs: load(&ctx.mirror.resyncs),
         },
+    }
+}
+
+fn describe(policy: &dataplane::policy::Policy, report: &Report) -> Policy {
+    let seconds = |t| since_epoch(t).as_secs();
+    let running = report.running();
+    let former = report.history.iter().rev().skip(1);
+    Policy {
+        file: running.file.display().to_string(),
+        generation: running.number,
+        loaded: seconds(running.loaded),
+        rules: policy.rules.len(),
+        source_nat: policy.source_nat.len(),
+        destination_nat: policy.destination_nat.len(),
+        unconfirmed: report.pending.map(|p| Unconfirmed {
+            seconds_left: p.until.saturating_duration_since(Instant::now()).as_secs(),
+            back_to: p.back_to,
+        }),
+        former: former
+            .map(|g| Former { generation: g.number, file: g.file.display().to_string(), loaded: seconds(g.loaded) })
+            .collect(),
+        last_failure: report.last_failure.as_ref().map(|f| FailedReload {
+            time: seconds(f.at),
+            cause: f.cause.to_owned(),
+            message: f.message.clone(),
+            latest: !report.successful,
+        }),
     }
 }
 

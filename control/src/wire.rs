@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use config::AddressRange;
+use config::{AddressRange, Diagnostics, Difference};
 use dataplane::conntrack::{Expectation as Expected, Status as Bits, Ticks};
 use dataplane::packet::protocol;
 use dataplane::worker::DropReason;
@@ -68,6 +69,22 @@ pub(crate) enum Request {
     },
     /// The connections that helpers expect.
     Expectations,
+    /// Put a policy in force on all workers.
+    Reload {
+        /// Its file, absolute; that of `run --config` when there is none.
+        file: Option<PathBuf>,
+        /// It stays only if it is confirmed within so many seconds.
+        confirm: Option<u32>,
+    },
+    /// Let the policy that awaits confirmation stay.
+    Confirm,
+    /// Return to the policy before.
+    Rollback,
+    /// How the policy in this file, absolute, differs from the one in force.
+    Diff {
+        /// The file.
+        file: PathBuf,
+    },
 }
 
 /// One line of an answer.
@@ -95,10 +112,74 @@ pub(crate) enum Response {
     Top(Box<Sample>),
     /// One of the expected connections.
     Expectation(Expectation),
+    /// Answers [`Request::Reload`] and [`Request::Rollback`].
+    Reloaded(Box<Reloaded>),
+    /// The policy's file is not in order; the running policy stays in force.
+    Refused(Diagnostics),
+    /// Answers [`Request::Confirm`]: which generation.
+    Confirmed(u64),
+    /// Answers [`Request::Diff`].
+    Diff(Box<Diff>),
     /// The request cannot be answered, or not to its end.
     Error(String),
     /// The answer is complete.
     End,
+}
+
+/// What a reload or a rollback has done.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Reloaded {
+    /// The generation in force now.
+    pub(crate) generation: u64,
+    /// Its file.
+    pub(crate) file: PathBuf,
+    /// The file says what the policy in force says: nothing was done.
+    pub(crate) unchanged: bool,
+    /// Connections that were deleted because the policy forbids them.
+    pub(crate) deleted: u64,
+    /// The generation it returns to unless it is confirmed.
+    pub(crate) back_to: Option<u64>,
+    /// A worker that has not taken it up in time.
+    pub(crate) late: Option<String>,
+    /// What is probably not meant.
+    #[serde(flatten)]
+    pub(crate) warnings: Diagnostics,
+}
+
+/// How a policy differs from the one in force.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Diff {
+    /// The generation in force.
+    pub(crate) generation: u64,
+    /// Its file.
+    pub(crate) running: PathBuf,
+    /// The other policy's file.
+    pub(crate) file: PathBuf,
+    /// What differs.
+    #[serde(flatten)]
+    pub(crate) difference: Difference,
+    /// What only a restart could change.
+    pub(crate) restart: Vec<String>,
+    /// Which connections it would concern; `None` when its devices are others.
+    pub(crate) connections: Option<Affected>,
+    /// Whether a reload would delete these.
+    pub(crate) revalidate: bool,
+    /// What is probably not meant.
+    #[serde(flatten)]
+    pub(crate) warnings: Diagnostics,
+}
+
+/// Which connections a policy would concern.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Affected {
+    /// Connections in all.
+    pub(crate) connections: u64,
+    /// Would not be let through.
+    pub(crate) denied: u64,
+    /// Would be translated in another way.
+    pub(crate) translated: u64,
+    /// Would not be tracked.
+    pub(crate) untracked: u64,
 }
 
 /// How connections are written.

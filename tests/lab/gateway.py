@@ -41,14 +41,14 @@ class Sluice:
         with open(self.config, 'w') as f:
             f.write(policy)
 
-    def launch(self, policy, prefix=()):
-        """Starts `sluice run` without waiting for it; `prefix` is put before the command."""
+    def launch(self, policy, prefix=(), options=()):
+        """Starts `sluice run` without waiting for it; `prefix` is put before the command, `options` behind it."""
         self.write(policy)
-        self.process = self.lab.gw.start(*prefix, binary(), 'run', '--config', self.config, log=self.log)
+        self.process = self.lab.gw.start(*prefix, binary(), 'run', '--config', self.config, *options, log=self.log)
 
-    def start(self, policy=None, seconds=20):
-        """Starts `sluice run` and waits until `sluice status` says that packets flow."""
-        self.launch(base() if policy is None else policy)
+    def start(self, policy=None, seconds=20, **how):
+        """Starts `sluice run` and waits until `sluice status` says that packets flow; see `launch`."""
+        self.launch(base() if policy is None else policy, **how)
         deadline = time.monotonic() + seconds
         while self.cli('status', check=False).returncode:
             if self.process.poll() is not None:
@@ -88,6 +88,11 @@ class Sluice:
     def cli(self, *words, check=True, timeout=20):
         """A client verb, over this daemon's socket."""
         return self.lab.gw.run(binary(), *words, '--socket', self.socket, check=check, timeout=timeout)
+
+    def reload(self, policy, *words, check=True):
+        """Writes the configuration file and runs `sluice reload`."""
+        self.write(policy)
+        return self.cli('reload', *words, check=check)
 
     def status(self):
         """`sluice status --json`."""

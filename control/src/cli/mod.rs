@@ -2,7 +2,9 @@
 
 mod client;
 mod conntrack;
+mod diff;
 mod documents;
+mod reload;
 mod rules;
 mod status;
 mod top;
@@ -27,6 +29,9 @@ enum Verb {
         /// The policy's file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Reload the policy whenever its file changes
+        #[arg(long)]
+        watch: bool,
     },
     /// Check a policy; exits with 0 when it is valid
     Check {
@@ -65,6 +70,34 @@ enum Verb {
         #[command(flatten)]
         client: Client,
     },
+    /// Put a policy in force without losing a packet; a file with an error changes nothing
+    Reload {
+        /// The policy's file [default: the one of `run --config`]
+        file: Option<PathBuf>,
+        /// Return to the running policy after this time unless `sluice confirm` comes before
+        #[arg(long, value_name = "TIME", value_parser = reload::seconds)]
+        confirm: Option<u32>,
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Keep the policy of `reload --confirm`
+    Confirm {
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Return to the policy that was in force before
+    Rollback {
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Show what a policy would change, in its text and for how many connections; exits with 0 when nothing
+    /// differs, 1 when something does, 2 when in trouble
+    Diff {
+        /// The policy's file
+        file: PathBuf,
+        #[command(flatten)]
+        client: Client,
+    },
     /// Look at the connections, change and delete them, and follow what happens to them
     Conntrack {
         #[command(subcommand)]
@@ -89,7 +122,7 @@ struct Client {
 /// What went wrong, for people.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.verb {
-        Verb::Run { config } => crate::daemon::run(&config),
+        Verb::Run { config, watch } => crate::daemon::run(&config, watch),
         Verb::Check { file, json } => check(&file, json),
         Verb::Status { client } => status::run(&client),
         Verb::Top(arguments) => top::run(arguments),
@@ -100,6 +133,10 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Completions { shell } => documents::completions(shell),
         Verb::Man { directory } => documents::man(&directory),
         Verb::Rules { unused, client } => rules::run(unused, &client),
+        Verb::Reload { file, confirm, client } => reload::reload(file.as_deref(), confirm, &client),
+        Verb::Confirm { client } => reload::confirm(&client),
+        Verb::Rollback { client } => reload::rollback(&client),
+        Verb::Diff { file, client } => Ok(diff::run(&file, &client)),
         Verb::Conntrack { verb } => conntrack::run(*verb),
     }
 }

@@ -3,12 +3,14 @@
 use std::fmt::Write;
 use std::io::stdout;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use dataplane::worker::DropReason;
 
 use super::Client;
 use super::client::{ask, print};
-use crate::status::Status;
+use crate::format::since_epoch;
+use crate::status::{Policy, Status};
 use crate::wire::{Request, Response};
 
 pub(super) fn run(client: &Client) -> anyhow::Result<ExitCode> {
@@ -36,9 +38,8 @@ fn write_text(s: &Status, t: &mut String) -> std::fmt::Result {
         None => writeln!(t, "sluice {} forwards packets", s.version)?,
         Some(r) => writeln!(t, "sluice {} does not forward: {r}", s.version)?,
     }
-    writeln!(t, "  up {}, process {}, policy {}", duration(s.uptime_seconds), s.pid, s.policy.file)?;
-    let p = &s.policy;
-    writeln!(t, "  {} rules, {} source and {} destination translations", p.rules, p.source_nat, p.destination_nat)?;
+    writeln!(t, "  up {}, process {}", duration(s.uptime_seconds), s.pid)?;
+    write_policy(&s.policy, t)?;
 
     writeln!(t, "\ninterfaces")?;
     for i in &s.interfaces {
@@ -101,6 +102,26 @@ fn write_text(s: &Status, t: &mut String) -> std::fmt::Result {
         m.routes[0], m.routes[1], m.neighbours[0], m.neighbours[1]
     )?;
     writeln!(t, "  published {} times, read again {} times", m.publishes, m.resyncs)
+}
+
+fn write_policy(p: &Policy, t: &mut String) -> std::fmt::Result {
+    let now = since_epoch(SystemTime::now()).as_secs();
+    let ago = |time: u64| format!("{} ago", duration(now.saturating_sub(time)));
+    writeln!(t, "\npolicy {}", p.file)?;
+    writeln!(t, "  generation {}, read {}", p.generation, ago(p.loaded))?;
+    writeln!(t, "  {} rules, {} source and {} destination translations", p.rules, p.source_nat, p.destination_nat)?;
+    if let Some(u) = &p.unconfirmed {
+        let left = duration(u.seconds_left);
+        writeln!(t, "  UNCONFIRMED: returns to generation {} in {left} unless `sluice confirm` comes", u.back_to)?;
+    }
+    for f in &p.former {
+        writeln!(t, "  before it: generation {} of {}, read {}", f.generation, f.file, ago(f.loaded))?;
+    }
+    match &p.last_failure {
+        Some(f) if f.latest => writeln!(t, "  THE LAST RELOAD FAILED {} ({}): {}", ago(f.time), f.cause, f.message),
+        Some(f) => writeln!(t, "  last failed reload {} ({}): {}", ago(f.time), f.cause, f.message),
+        None => Ok(()),
+    }
 }
 
 /// A time for people, two units at most.

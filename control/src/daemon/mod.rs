@@ -13,7 +13,8 @@ mod threads;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -29,8 +30,9 @@ use tokio::task::JoinSet;
 
 use crate::context::{Context, Queue, WorkerState};
 use crate::mirror::Mirror;
+use crate::reload::{Event, Policies};
 use crate::socket::ControlSocket;
-use crate::{expiry, metrics, packet_log, punt};
+use crate::{expiry, metrics, packet_log, punt, reload};
 pub(crate) use steering::Steering;
 use threads::{Ended, Threads};
 
@@ -41,14 +43,14 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Whatever keeps it from running, in one message.
-pub(crate) fn run(file: &Path) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(file: &Path, watch: bool) -> anyhow::Result<ExitCode> {
     logging::init();
-    let config = match config::load(file) {
+    let policies = match config::load(file) {
         Ok(checked) => {
             for w in &checked.warnings {
                 tracing::warn!("{}", w.to_string().trim_end());
             }
-            checked.config
+            Arc::new(Policies::new(file, checked))
         }
         Err(diagnostics) => {
             eprint!("{diagnostics}");
@@ -58,10 +60,10 @@ pub(crate) fn run(file: &Path) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(async {
         checks::privileges()?;
-        checks::forwarding(config.io.on_failure == OnFailure::Open);
+        checks::forwarding(policies.running().config.io.on_failure == OnFailure::Open);
         let mut signals = Signals::new()?;
         loop {
-            match gateway(file, &config, &mut signals).await? {
+            match gateway(&policies, watch, &mut signals).await? {
                 Outcome::Signal => return Ok(ExitCode::SUCCESS),
                 Outcome::Replaced(device) => {
                     tracing::warn!("{device} was made anew: starting again with it; all connections are lost");
@@ -71,23 +73,33 @@ pub(crate) fn run(file: &Path) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// The signals that end the daemon. Caught from the start, so that none ends the process between
-/// attaching and detaching.
+/// The daemon's signals. Caught from the start, so that none ends the process between attaching and
+/// detaching.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn new() -> anyhow::Result<Self> {
         let catch = |kind| signal(kind).context("catching signals");
-        Ok(Signals { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
+        Ok(Signals {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+            hangup: catch(SignalKind::hangup())?,
+        })
     }
 
-    async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+    /// Waits for one that ends the daemon; passes SIGHUP on.
+    async fn wait(&mut self, events: &Sender<Event>) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                // The thread that takes it ends with the gateway.
+                _ = self.hangup.recv() => drop(events.send(Event::Signal)),
+            }
         }
     }
 }
@@ -109,8 +121,10 @@ impl Drop for Attachment {
     }
 }
 
-async fn gateway(file: &Path, config: &Config, signals: &mut Signals) -> anyhow::Result<Outcome> {
+async fn gateway(policies: &Arc<Policies>, watch_file: bool, signals: &mut Signals) -> anyhow::Result<Outcome> {
     let started = SystemTime::now();
+    let running = policies.running();
+    let config = &running.config;
     let steering = Arc::new(Steering::load(&config.policy, config.io.on_failure)?);
     let cpus = checks::cpus(config, &steering.receive_queues())?;
     let socket = ControlSocket::open(&config.control.socket)?;
@@ -120,7 +134,7 @@ async fn gateway(file: &Path, config: &Config, signals: &mut Signals) -> anyhow:
     let interfaces = config.policy.interfaces.len();
     let shared = Shared::new(cpus.len(), interfaces, config.policy.max_connections, frames)
         .context("reserving memory for the connection tables; lower conntrack.max_connections")?;
-    shared.current.publish(Some(Arc::new(config.policy.clone())), None);
+    let generation = shared.current.publish(Some(Arc::new(config.policy.clone())), None);
 
     let mirror = Mirror::open(shared.clone())?;
     steering.update(mirror.interfaces(), mirror.local())?;
@@ -140,7 +154,10 @@ async fn gateway(file: &Path, config: &Config, signals: &mut Signals) -> anyhow:
         attached: steering.indices(),
         steering: steering.clone(),
         workers: cpus.iter().map(|cpu| WorkerState::new(*cpu)).collect(),
-        file: file.to_owned(),
+        policies: policies.clone(),
+        coming: mirror.coming(),
+        adopted: AtomicU32::new(generation),
+        max_connections: config.policy.max_connections,
         started,
         running: AtomicBool::new(false),
     });
@@ -165,6 +182,9 @@ async fn gateway(file: &Path, config: &Config, signals: &mut Signals) -> anyhow:
         socket.serve(&served);
         Ok(())
     })?;
+    let (events, received) = std::sync::mpsc::channel();
+    let (followed, watcher) = (ctx.clone(), watch_file.then(|| events.clone()));
+    threads.start("policy", move || reload::follow(&followed, &received, watcher))?;
     let mut tasks = JoinSet::new();
     tasks.spawn(expiry::run(shared.clone()));
     tasks.spawn(packet_log::run(shared.clone()));
@@ -180,7 +200,7 @@ async fn gateway(file: &Path, config: &Config, signals: &mut Signals) -> anyhow:
     tell_ready(&ctx);
 
     let outcome = tokio::select! {
-        () = signals.wait() => {
+        () = signals.wait(&events) => {
             tracing::info!("stopping");
             // A second signal finds the default action and ends the process at once.
             crate::sys::default_signals();

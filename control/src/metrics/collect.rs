@@ -15,6 +15,7 @@ use prometheus::proto::MetricFamily;
 use super::families::{self as f, Family};
 use super::page::Page;
 use crate::context::Context;
+use crate::format::since_epoch;
 use crate::rules;
 
 /// Labels of the two address families, in the order in which figures about them are kept.
@@ -47,7 +48,9 @@ impl Collector for Gateway {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let mut page = Page::default();
-        for part in [daemon, interfaces, drops, connections, by_rule, helpers, workers, frames, kernel, mirror] {
+        for part in
+            [daemon, policies, interfaces, drops, connections, by_rule, helpers, workers, frames, kernel, mirror]
+        {
             part(&self.ctx, &mut page);
         }
         page.finish()
@@ -93,6 +96,19 @@ fn daemon(ctx: &Context, page: &mut Page) {
     rules.add(&["forward"], p.rules.len() as f64);
     rules.add(&["source_nat"], p.source_nat.len() as f64);
     rules.add(&["destination_nat"], p.destination_nat.len() as f64);
+}
+
+/// What became of attempts to change the policy.
+fn policies(ctx: &Context, page: &mut Page) {
+    let (p, report) = (&ctx.policies, ctx.policies.report());
+    page.single(&f::POLICY_GENERATION, report.running().number as f64);
+    page.single(&f::POLICY_UNCONFIRMED, truth(report.pending.is_some()));
+    let mut reload = page.family(&f::RELOAD);
+    reload.add(&["success"], load(&p.succeeded));
+    reload.add(&["failure"], load(&p.failed));
+    reload.add(&["rollback"], load(&p.rolled_back));
+    page.single(&f::RELOAD_SUCCESSFUL, truth(report.successful));
+    page.single(&f::RELOAD_SUCCESS_TIME, since_epoch(report.last_success).as_secs_f64());
 }
 
 fn interfaces(ctx: &Context, page: &mut Page) {

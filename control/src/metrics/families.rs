@@ -58,6 +58,16 @@ families! {
         Gauge READY = "ready" [] "1 when packets flow.";
         Gauge POLICY_RULES = "policy_rules" [kind] "Rules of the policy.";
     }
+    "Changes of the policy" {
+        Gauge POLICY_GENERATION = "policy_generation" []
+            "Number of the policy in force, counted from the daemon's start.";
+        Gauge POLICY_UNCONFIRMED = "policy_unconfirmed" [] "1 while the policy in force awaits confirmation.";
+        Counter RELOAD = "reload_total" [result]
+            "Attempts to load a policy (success, failure) and returns to a former one (rollback).";
+        Gauge RELOAD_SUCCESSFUL = "reload_last_successful" [] "1 when the last attempt to load a policy succeeded.";
+        Gauge RELOAD_SUCCESS_TIME = "reload_last_success_timestamp_seconds" []
+            "When a policy was last loaded, in seconds since 1970.";
+    }
     "Interfaces" {
         Gauge INTERFACE_UP = "interface_up" [interface device] "1 when the interface is up and has carrier.";
         Gauge INTERFACE_MTU = "interface_mtu_bytes" [interface device] "Largest IP packet the interface sends.";

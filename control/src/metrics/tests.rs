@@ -1,8 +1,9 @@
 //! The exposition as a whole, for a gateway without interfaces of its own.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::SystemTime;
 
 use dataplane::packet::protocol;
@@ -15,6 +16,7 @@ use dataplane::worker::{DropReason, HandoffReason};
 use super::*;
 use crate::context::WorkerState;
 use crate::daemon::Steering;
+use crate::reload::Policies;
 
 fn context(rules: usize) -> Arc<Context> {
     let shared = Shared::new(2, 1, 1024, 16).unwrap();
@@ -23,6 +25,8 @@ fn context(rules: usize) -> Arc<Context> {
     let policy = Policy { rules, interfaces: vec![interface], max_connections: 1024, ..Policy::default() };
     let fib = Fib { interfaces: vec![Interface { ifindex: 7, up: true, ..Interface::default() }], ..Fib::default() };
     shared.current.publish(Some(Arc::new(policy)), Some(Arc::new(fib)));
+    let text = "version: 1\ninterfaces: { lan: { device: eth1, zone: inside } }\n";
+    let checked = config::parse("policy.yaml", text).unwrap();
     Arc::new(Context {
         shared,
         mirror: Arc::default(),
@@ -31,7 +35,10 @@ fn context(rules: usize) -> Arc<Context> {
         attached: vec![7],
         steering: Arc::new(Steering::load(&Policy::default(), config::OnFailure::Closed).unwrap()),
         workers: vec![WorkerState::new(Some(0)), WorkerState::new(None)],
-        file: "policy.yaml".into(),
+        policies: Arc::new(Policies::new(Path::new("policy.yaml"), checked)),
+        coming: Arc::default(),
+        adopted: AtomicU32::new(1),
+        max_connections: 1024,
         started: SystemTime::now(),
         running: AtomicBool::new(false),
     })
@@ -78,6 +85,9 @@ fn names_and_samples_follow_the_conventions() {
         "sluice_rule_packets_total{chain=\"policy\",rule=\"(default)\"} 0",
         "sluice_connections_max 1024",
         "sluice_ready 0",
+        "sluice_policy_generation 1",
+        "sluice_reload_total{result=\"failure\"} 0",
+        "sluice_reload_last_successful 1",
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
     }

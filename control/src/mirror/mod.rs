@@ -4,6 +4,8 @@
 //! messages (`ENOBUFS`), everything is dumped again. Changes that come together are published together,
 //! and only if they change what a worker would do.
 
+mod coming;
+mod kept;
 mod links;
 mod local;
 mod neighbours;
@@ -28,6 +30,8 @@ use dataplane::worker::listing::{Filter, FlowFilter};
 use dataplane::worker::shared::{Command, Edit, NeighbourRequest, Shared};
 use netlink_packet_core::NLM_F_CREATE;
 
+pub(crate) use coming::Coming;
+use kept::Kept;
 pub(crate) use local::LocalAddresses;
 use netlink::Netlink;
 use state::{Pending, State};
@@ -71,6 +75,10 @@ pub(crate) struct Mirror {
     shared: Arc<Shared>,
     /// The policy that was current at the last publication.
     policy: Arc<Policy>,
+    /// The one that will be soon.
+    coming: Arc<Coming>,
+    /// Addresses that only connections of former policies carry.
+    kept: Kept,
     stats: Arc<Stats>,
     ask: Netlink,
     listen: Netlink,
@@ -97,6 +105,8 @@ impl Mirror {
         let mut mirror = Mirror {
             policy: shared.current.load().policy,
             shared,
+            coming: Arc::default(),
+            kept: Kept::default(),
             stats: Arc::default(),
             ask,
             listen,
@@ -117,6 +127,11 @@ impl Mirror {
     /// Figures about the mirror.
     pub(crate) fn stats(&self) -> Arc<Stats> {
         self.stats.clone()
+    }
+
+    /// Where a policy is announced before it takes effect.
+    pub(crate) fn coming(&self) -> Arc<Coming> {
+        self.coming.clone()
     }
 
     /// The policy's interfaces as of now.
@@ -150,8 +165,18 @@ impl Mirror {
             self.pending.interfaces |= new_policy;
             // Sysctls change without a message.
             self.pending.interfaces |= self.published.elapsed() > RECHECK;
-            if self.pending.any() && (new_policy || self.until_publication().is_zero()) && self.publish() {
+            let due = self.pending.any() && (new_policy || self.until_publication().is_zero());
+            let mut changed = due && self.publish();
+            let announced = self.coming.is_awaited();
+            let free = self.kept.turn(&shared);
+            if announced || free.is_some() {
+                changed |= self.update_local(free);
+            }
+            if changed {
                 on_change(&self.interfaces, &self.local);
+            }
+            if announced {
+                self.coming.prepared();
             }
             self.end_lost_connections();
         }
@@ -257,14 +282,8 @@ impl Mirror {
                 self.shared.wake(w);
             }
         }
-        let host = routes4.local().iter().chain(routes6.local()).copied();
-        let local: LocalAddresses =
-            host.map(|a| (a, local::is_translated(&current.policy, &self.interfaces, a))).collect();
-        let former = std::mem::replace(&mut self.local, local);
-        for gone in former.keys().filter(|a| !self.local.contains_key(a)) {
-            self.lost.extend((0..self.shared.workers.len()).map(|w| (*gone, w)));
-        }
         self.policy = current.policy;
+        let new_local = self.update_local(None);
         self.published = began;
         // With a full Internet table a publication takes long: do not spend all one's time on it.
         let took = began.elapsed();
@@ -272,7 +291,28 @@ impl Mirror {
         if changed {
             self.stats.publish_ns.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
         }
-        new_interfaces || former != self.local
+        new_interfaces || new_local
+    }
+
+    /// Brings the host's addresses up to date; no connection carries `free` any more. Returns whether they changed.
+    fn update_local(&mut self, free: Option<IpAddr>) -> bool {
+        let coming = self.coming.policy();
+        let policies = || std::iter::once(&self.policy).chain(&coming);
+        let translated = |a| policies().any(|p| local::is_translated(p, &self.interfaces, a));
+        let host = self.state.routes4.local().iter().chain(self.state.routes6.local()).copied();
+        let mut local: LocalAddresses = host.map(|a| (a, translated(a))).collect();
+        for (a, _) in self.local.iter().filter(|(_, translated)| **translated) {
+            if local.get(a) == Some(&false) && Some(*a) != free {
+                self.kept.insert(*a);
+            }
+        }
+        self.kept.retain(|a| local.get(a) == Some(&false));
+        local.iter_mut().for_each(|(a, translated)| *translated |= self.kept.contains(a));
+        let former = std::mem::replace(&mut self.local, local);
+        for gone in former.keys().filter(|a| !self.local.contains_key(a)) {
+            self.lost.extend((0..self.shared.workers.len()).map(|w| (*gone, w)));
+        }
+        former != self.local
     }
 }
 

@@ -13,8 +13,8 @@ use dataplane::conntrack::Status as Bits;
 use dataplane::packet::protocol;
 use dataplane::worker::listing::{ConnectionInfo, Filter};
 
-use super::tracking::{Outcome, each_chunk};
-use super::write;
+use super::tracking::each_chunk;
+use super::{Outcome, write};
 use crate::context::Context;
 use crate::wire::{Response, Sample, Talker};
 use crate::{status, sys};

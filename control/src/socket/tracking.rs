@@ -12,20 +12,17 @@ use dataplane::worker::events::{Kinds, Subscription};
 use dataplane::worker::listing::{ConnectionInfo, Filter as Conditions};
 use dataplane::worker::shared::{Command, Edit};
 
-use super::write;
+use super::{Outcome, write};
 use crate::context::Context;
 use crate::wire::{EventName, Expectation, Filter, Response, Style, TrackingStats};
 use crate::{format, sys};
 
 /// How long a worker may take to answer. It goes on with its traffic first, but not that long.
-const WORKER_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const WORKER_PATIENCE: Duration = Duration::from_secs(10);
 /// Chunks of connections a worker may be ahead of the client.
 const CHUNKS: usize = 8;
 /// How often events are collected.
 const COLLECT: Duration = Duration::from_millis(20);
-
-/// What a client that asked gets besides lines: nothing, or why not.
-pub(super) type Outcome = Result<(), String>;
 
 /// Writes the lines of the connections that meet the conditions.
 pub(super) fn list(filter: &Filter, style: Style, ctx: &Context, out: &mut impl Write) -> io::Result<Outcome> {
@@ -168,7 +165,7 @@ pub(super) fn stats(ctx: &Context, out: &mut impl Write) -> io::Result<Outcome> 
     Ok(Ok(()))
 }
 
-fn order<T>(
+pub(super) fn order<T>(
     ctx: &Context,
     worker: usize,
     capacity: usize,
@@ -191,6 +188,6 @@ fn send(ctx: &Context, worker: usize, mut command: Command) -> Result<(), String
     Ok(())
 }
 
-fn silent(worker: usize) -> String {
+pub(super) fn silent(worker: usize) -> String {
     format!("worker {worker} does not answer")
 }

@@ -210,7 +210,8 @@ mod tests {
     fn sample(at: f64, packets: u64) -> Sample {
         let status = serde_json::json!({
             "ready": true, "reason": null, "version": "1.0.0", "pid": 1, "uptime_seconds": 90,
-            "policy": { "file": "p.yaml", "rules": 4, "source_nat": 1, "destination_nat": 0 },
+            "policy": { "file": "p.yaml", "rules": 4, "source_nat": 1, "destination_nat": 0, "generation": 1, "loaded": 0,
+                "unconfirmed": null, "former": [], "last_failure": null },
             "interfaces": [{
                 "name": "lan", "device": "eth1", "zone": "inside", "up": true, "mac": "", "mtu": 1500, "addresses": [],
                 "queues": [],

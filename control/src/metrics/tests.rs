@@ -13,6 +13,7 @@ use dataplane::worker::shared::Shared;
 use dataplane::worker::{DropReason, HandoffReason};
 
 use super::*;
+use crate::answers::Answers;
 use crate::context::WorkerState;
 use crate::daemon::Steering;
 
@@ -24,6 +25,7 @@ fn context(rules: usize) -> Arc<Context> {
     let fib = Fib { interfaces: vec![Interface { ifindex: 7, up: true, ..Interface::default() }], ..Fib::default() };
     shared.current.publish(Some(Arc::new(policy)), Some(Arc::new(fib)));
     Arc::new(Context {
+        answers: Arc::new(Answers::new(shared.clone())),
         shared,
         mirror: Arc::default(),
         queues: Vec::new(),

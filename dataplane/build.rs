@@ -5,7 +5,7 @@ use std::process::{Command, exit};
 use std::{env, fs};
 
 /// The programs, without their `.bpf.c`.
-const PROGRAMS: [&str; 2] = ["steer", "punt"];
+const PROGRAMS: [&str; 3] = ["steer", "punt", "host"];
 
 fn main() {
     println!("cargo::rerun-if-env-changed=CLANG");

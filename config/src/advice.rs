@@ -185,13 +185,13 @@ pub(crate) fn translated_in_vain(report: &mut Report<'_>, nat: &Nat, default: Ac
 /// several conditions their combination, are not known: in doubt it may.
 fn may_accept(m: &Match, t: &DestinationNat, marked: bool) -> bool {
     let port = match &t.translate {
-        // Not translated, so not in vain.
-        DestinationTranslation::None => return true,
+        // Not translated, or to the host, about whose own traffic no rule is asked.
+        DestinationTranslation::None | DestinationTranslation::Redirect { .. } => return true,
         DestinationTranslation::To { port, .. } => *port,
         DestinationTranslation::Prefix(_) => None,
     };
     let leads_into = |set: &AddressSet| match &t.translate {
-        DestinationTranslation::None => true,
+        DestinationTranslation::None | DestinationTranslation::Redirect { .. } => true,
         DestinationTranslation::To { addresses, .. } => addresses.iter().any(|a| meets(set, *a, *a)),
         DestinationTranslation::Prefix(map) => {
             let (first, last) = inside(map);

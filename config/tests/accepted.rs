@@ -480,11 +480,20 @@ fn destination_translations() {
       translate: { to: '2001:db8:1::5' }
     - name: not
       translate: none
+    - { name: dns, from: inside, match: { port: 53 }, translate: redirect }
+    - { name: proxy, from: inside, match: { port: 80 }, translate: { redirect: true, port: 3128 } }
+    - { name: proxy-tls, match: { port: 443, protocol: tcp }, translate: { redirect: true, port: 3129 } }
 policy:
   default: accept
 ",
     );
     let nat = &c.policy.destination_nat;
+    for (i, port, protocols) in
+        [(4, None, None), (5, Some(3128), Some(vec![6, 17, 136])), (6, Some(3129), Some(vec![6]))]
+    {
+        assert_eq!(nat[i].translate, DestinationTranslation::Redirect { port });
+        assert_eq!(nat[i].matcher.protocols, protocols);
+    }
     let to = |addresses: &[&str], port| {
         let addresses = addresses.iter().map(|a| ip(a)).collect();
         DestinationTranslation::To { addresses, port }

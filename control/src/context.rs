@@ -8,6 +8,7 @@ use dataplane::io::xsk::{Monitor, XskStatistics};
 use dataplane::worker::counters::Counters;
 use dataplane::worker::shared::Shared;
 
+use crate::answers::Answers;
 use crate::daemon::Steering;
 use crate::mirror;
 use crate::reload::Policies;
@@ -26,6 +27,8 @@ pub(crate) struct Context {
     pub(crate) attached: Vec<u32>,
     /// The steering programs.
     pub(crate) steering: Arc<Steering>,
+    /// The program for the host's answers to redirected connections.
+    pub(crate) answers: Arc<Answers>,
     /// Each worker's CPU and load.
     pub(crate) workers: Vec<WorkerState>,
     /// The policies that are and were in force.

@@ -1,5 +1,6 @@
 //! Sluice: a stateful NAT gateway in user space. The daemon and its command line.
 
+mod answers;
 mod cli;
 mod context;
 mod daemon;

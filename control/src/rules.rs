@@ -86,6 +86,7 @@ fn destination(t: &DestinationTranslation) -> &'static str {
         DestinationTranslation::None => "none",
         DestinationTranslation::To { .. } => "to",
         DestinationTranslation::Prefix(_) => "prefix",
+        DestinationTranslation::Redirect { .. } => "redirect",
     }
 }
 

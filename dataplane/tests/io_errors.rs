@@ -93,7 +93,7 @@ fn privileges() {
     ns.sh("ip link add d0 type veth peer name c0; ip link set d0 up");
     ns.enter(|| {
         let errors = thread::scope(|s| s.spawn(as_nobody).join().unwrap());
-        for (error, what) in errors.iter().zip(["loading the XDP program", "opening AF_XDP sockets", "loading the XDP"])
+        for (error, what) in errors.iter().zip(["loading the BPF program", "opening AF_XDP sockets", "loading the BPF"])
         {
             assert!(
                 error.starts_with(what) && error.contains("not permitted: run as root, or with CAP_NET_ADMIN"),

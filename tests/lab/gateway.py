@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 
+from . import tc
 from .namespace import end
 from .policy import base, to_yaml
 from .programs import wait_for
@@ -119,6 +120,10 @@ class Sluice:
         """The lines of `ip link` that name an XDP program."""
         return [line for line in self.lab.gw.ip('-d', 'link', 'show').splitlines() if re.search(r'\bxdp', line)]
 
+    def translates_answers(self):
+        """The interfaces whose way out has the program that translates the host's answers back."""
+        return [d for d in ('lan0', 'wan0') if 'sluice_host' in tc.programs(self.lab.gw, d)]
+
     def log_text(self):
         """Everything the daemon has logged."""
         with open(self.log, errors='replace') as f:
@@ -137,6 +142,8 @@ class Sluice:
             raise AssertionError('exit status %d after SIGTERM' % status)
         if self.attached():
             raise AssertionError('still attached after SIGTERM: ' + self.attached()[0].strip())
+        if self.translates_answers():
+            raise AssertionError('a program for answers is left on %s after SIGTERM' % self.translates_answers())
 
     def unaccounted(self):
         """Frames of all UMEMs that `sluice status` finds nowhere."""

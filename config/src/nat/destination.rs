@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use dataplane::packet::protocol::has_ports;
+use dataplane::packet::protocol::{SCTP, TCP, UDP, UDPLITE, has_ports};
 use dataplane::policy::{DestinationNat, DestinationTranslation, Family, Match, SourceTranslation};
 
 use super::prefix::{Side, prefix};
@@ -11,7 +11,7 @@ use crate::address::AddressRange;
 use crate::matching::{Placing, conditions, confine};
 use crate::names::Names;
 use crate::protocol;
-use crate::read::{Fields, Keys, scalar, some_items};
+use crate::read::{Fields, Keys, choice, scalar, some_items};
 use crate::report::{Report, Span, short};
 use crate::rules::{Head, IN_MATCH, Placed, list};
 use crate::sets::{single_address, single_port};
@@ -35,7 +35,7 @@ const DESTINATION: Keys = Keys {
     ],
 };
 const TRANSLATE: Keys = Keys {
-    known: &["to", "port", "prefix", "source"],
+    known: &["to", "port", "prefix", "redirect", "source"],
     foreign: &[
         ("ports", "the first port to translate to is `port`"),
         ("netmap", "prefixes that correspond are `prefix: { from: ..., to: ... }`"),
@@ -60,14 +60,16 @@ pub(super) fn destination<'t>(
 }
 
 fn word<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<DestinationTranslation> {
-    let word = scalar(report, node, "`none` or a map")?;
-    if word == "none" {
-        return Some(DestinationTranslation::None);
+    let word = scalar(report, node, "`redirect`, `none` or a map")?;
+    match word {
+        "none" => return Some(DestinationTranslation::None),
+        "redirect" => return Some(DestinationTranslation::Redirect { port: None }),
+        _ => {}
     }
     let help = if word.parse::<AddressRange>().is_ok() {
         format!("write `translate: {{ to: {word} }}`")
     } else {
-        "write `translate: { to: ADDRESS }`, with `port` if the port changes too, or `translate: none`".into()
+        "write `translate: { to: ADDRESS }`, with `port` if the port changes too, `redirect` or `none`".into()
     };
     report.error_help(node.at, format!("`{}` is not a destination translation", short(word)), help);
     None
@@ -80,9 +82,10 @@ fn map<'t>(
     matcher: &mut Match,
 ) -> Option<(DestinationTranslation, Option<SourceTranslation>)> {
     let fields = Fields::of(report, node, "`translate`", &TRANSLATE)?;
-    let translate = match fields.get("prefix") {
-        Some(node) => inward(report, &fields, node, matcher)?,
-        None => backends(report, rule, &fields, matcher)?,
+    let translate = match (fields.get("prefix"), fields.get("redirect")) {
+        (_, Some(node)) => redirect(report, rule, &fields, node, matcher)?,
+        (Some(node), None) => inward(report, &fields, node, matcher)?,
+        (None, None) => backends(report, rule, &fields, matcher)?,
     };
     let source = match fields.get("source") {
         Some(node) => Some(source::translation(report, node, matcher)?),
@@ -104,6 +107,50 @@ fn inward<'t>(
         }
     }
     Some(DestinationTranslation::Prefix(prefix(report, node, matcher, Side::Destination)?.outside_in()))
+}
+
+fn redirect<'t>(
+    report: &mut Report<'t>,
+    rule: &Fields<'_, 't>,
+    fields: &Fields<'_, 't>,
+    node: &Node<'t>,
+    matcher: &mut Match,
+) -> Option<DestinationTranslation> {
+    for (key, help) in [
+        ("to", "packets are redirected to the gateway itself, at the address of the interface they come in on"),
+        ("prefix", "a prefix translates addresses one to one"),
+        ("source", "the gateway itself sees the client's own address"),
+    ] {
+        if let Some(at) = fields.key_at(key) {
+            report.error_help(at, format!("`{key}` and `redirect` exclude each other"), help);
+        }
+    }
+    let port = fields.get("port").and_then(|n| single_port(report, n, "`translate.port`"));
+    if let (Some(port), Some(at)) = (port, fields.get("port").map(|n| n.at)) {
+        port_fits(report, rule, matcher, port, at);
+        match &matcher.protocols {
+            // The checksum of SCTP covers all of the packet, more than the way out of the kernel can mend.
+            Some(list) if list.contains(&SCTP) => {
+                let help = "leave `port` out, or write a rule of its own for sctp";
+                report.error_help(at, "a redirection keeps the port of sctp", help);
+            }
+            Some(_) => {}
+            None => matcher.protocols = Some([TCP, UDP, UDPLITE].into()),
+        }
+    }
+    wanted(report, node)?;
+    Some(DestinationTranslation::Redirect { port })
+}
+
+/// The value of `redirect`: `true`, since a rule that does not want it does not name it.
+fn wanted<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<()> {
+    let word = scalar(report, node, "`true`")?;
+    if word.parse::<u16>().is_ok() {
+        let help = format!("write `{{ redirect: true, port: {word} }}`");
+        report.error_help(node.at, format!("`{word}` is not a value for `redirect`"), help);
+        return None;
+    }
+    choice(report, node, "a value for `redirect`", &[("true", ())])
 }
 
 fn backends<'t>(

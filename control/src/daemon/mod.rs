@@ -28,6 +28,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
 
+use crate::answers::Answers;
 use crate::context::{Context, Queue, WorkerState};
 use crate::mirror::Mirror;
 use crate::reload::{Event, Policies};
@@ -112,12 +113,13 @@ enum Outcome {
     Replaced(String),
 }
 
-/// What keeps the steering programs attached; dropping it detaches them.
-struct Attachment(Arc<Steering>);
+/// What keeps the steering programs, and the one for the host's answers, attached; dropping it detaches them.
+struct Attachment(Arc<Steering>, Arc<Answers>);
 
 impl Drop for Attachment {
     fn drop(&mut self) {
         self.0.detach();
+        self.1.detach();
     }
 }
 
@@ -143,7 +145,9 @@ async fn gateway(policies: &Arc<Policies>, watch_file: bool, signals: &mut Signa
     }
     let injector = Injector::new().context("loading the program that hands frames to the kernel")?;
     steering.heartbeat();
-    let attachment = Attachment(steering.clone());
+    let answers = Arc::new(Answers::new(shared.clone()));
+    let attachment = Attachment(steering.clone(), answers.clone());
+    answers.ensure_attached(&config.policy)?;
     let modes = steering.attach(config.io.mode)?;
 
     let ctx = Arc::new(Context {
@@ -153,6 +157,7 @@ async fn gateway(policies: &Arc<Policies>, watch_file: bool, signals: &mut Signa
         monitors: Mutex::new(ios.iter().flat_map(|io| &io.ports).map(|p| p.monitor().ok()).collect()),
         attached: steering.indices(),
         steering: steering.clone(),
+        answers: answers.clone(),
         workers: cpus.iter().map(|cpu| WorkerState::new(*cpu)).collect(),
         policies: policies.clone(),
         coming: mirror.coming(),
@@ -167,13 +172,17 @@ async fn gateway(policies: &Arc<Policies>, watch_file: bool, signals: &mut Signa
         let shared = shared.clone();
         threads.start_worker(&ctx, id, move || Worker::new(id, shared, io.pool, io.ports, options))?;
     }
-    let (punts, ingress) = (shared.clone(), steering.ingress());
-    threads.start("punt", move || punt::run(&punts, injector, &ingress))?;
-    let mirrored = steering.clone();
+    let (punts, ingress, translated) = (shared.clone(), steering.ingress(), answers.clone());
+    threads.start("punt", move || punt::run(&punts, &translated, injector, &ingress))?;
+    let (mirrored, followed) = (steering.clone(), shared.clone());
     threads.start("mirror", move || {
         mirror.run(|interfaces, local| {
             if let Err(e) = mirrored.update(interfaces, local) {
                 tracing::error!("{e:#}; the XDP programs do not know of the latest address changes");
+            }
+            // An address that the policy translates to may have become the host's.
+            if let Err(e) = answers.ensure_attached(&followed.current.load().policy) {
+                tracing::error!("{e:#}");
             }
         })
     })?;
@@ -234,6 +243,7 @@ async fn watch(ctx: &Context, mut ended: UnboundedReceiver<Ended>) -> anyhow::Re
             _ = beat.tick() => {
                 ctx.steering.heartbeat();
                 watchdog.beat(ctx);
+                ctx.answers.heartbeat();
                 for (state, w) in ctx.workers.iter().zip(&ctx.shared.workers) {
                     state.sample(&w.counters);
                 }

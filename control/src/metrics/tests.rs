@@ -14,6 +14,7 @@ use dataplane::worker::shared::Shared;
 use dataplane::worker::{DropReason, HandoffReason};
 
 use super::*;
+use crate::answers::Answers;
 use crate::context::WorkerState;
 use crate::daemon::Steering;
 use crate::reload::Policies;
@@ -28,6 +29,7 @@ fn context(rules: usize) -> Arc<Context> {
     let text = "version: 1\ninterfaces: { lan: { device: eth1, zone: inside } }\n";
     let checked = config::parse("policy.yaml", text).unwrap();
     Arc::new(Context {
+        answers: Arc::new(Answers::new(shared.clone())),
         shared,
         mirror: Arc::default(),
         queues: Vec::new(),

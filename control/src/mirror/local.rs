@@ -38,6 +38,9 @@ pub(super) fn is_translated(policy: &Policy, interfaces: &[Interface], a: IpAddr
                 DestinationTranslation::None => false,
                 DestinationTranslation::To { addresses, .. } => addresses.iter().any(|to| to.is_ipv4() == a.is_ipv4()),
                 DestinationTranslation::Prefix(map) => outside(map, a),
+                DestinationTranslation::Redirect { port } => {
+                    port.is_some() || redirection_changes(&rule.matcher, policy, interfaces, a)
+                }
             };
             translates
                 && rule.matcher.concerns(Family::of(a))
@@ -54,6 +57,7 @@ fn turns_round(policy: &Policy, zone: ZoneId, family: Family) -> bool {
             DestinationTranslation::None => false,
             DestinationTranslation::To { addresses, .. } => addresses.iter().any(|to| Family::of(*to) == family),
             DestinationTranslation::Prefix(map) => Family::of(map.inside) == family,
+            DestinationTranslation::Redirect { .. } => false,
         };
         translates && from(&rule.matcher)
     });
@@ -64,6 +68,16 @@ fn turns_round(policy: &Policy, zone: ZoneId, family: Family) -> bool {
         SourceTranslation::None | SourceTranslation::Prefix(_) => false,
     });
     forward || mapping
+}
+
+/// Whether a redirection that keeps ports changes anything about packets to `a`: it leads to the primary address
+/// of the interface they come in on, which that may be.
+fn redirection_changes(m: &Match, policy: &Policy, interfaces: &[Interface], a: IpAddr) -> bool {
+    let mut from = policy.interfaces.iter().zip(interfaces).filter(|(p, _)| m.from.is_none_or(|z| z.contains(p.zone)));
+    from.any(|(_, i)| match a {
+        IpAddr::V4(_) => i.primary_address() != V4::from_ip(a),
+        IpAddr::V6(_) => i.primary_address() != V6::from_ip(a),
+    })
 }
 
 /// Whether `a` lies in the outside prefix of a translation.

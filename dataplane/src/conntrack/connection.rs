@@ -1,7 +1,7 @@
 //! A connection: two cache lines for IPv4, what every packet touches in the first.
 
 use super::sctp::SctpTrack;
-use super::tcp::TcpTrack;
+use super::tcp::{HostTcp, TcpTrack};
 use super::{Direction, Key, Ticks, Tuple};
 use crate::packet::Address;
 use crate::policy::InterfaceId;
@@ -65,7 +65,9 @@ impl Status {
     /// Counted among its source's connections.
     pub const COUNTED: Status = Status(1 << 10);
     /// Holds something beside its slot that must be given back.
-    pub const HELD: Status = Status(1 << 7 | 1 << 8 | 1 << 10 | 1 << 13);
+    pub const HELD: Status = Status(1 << 7 | 1 << 8 | 1 << 10 | 1 << 11 | 1 << 13);
+    /// Ends at the gateway host, whose answers pass no worker. Its next hops are never cached.
+    pub const HOST: Status = Status(1 << 11);
     /// A helper reads its packets.
     pub const HELPER: Status = Status(1 << 13);
 
@@ -93,6 +95,8 @@ impl Status {
 pub enum Private {
     /// TCP: state and windows.
     Tcp(TcpTrack),
+    /// TCP that ends at the gateway host.
+    HostTcp(HostTcp),
     /// UDP and UDP-Lite: when the connection may become a stream.
     Udp {
         /// From here on traffic both ways makes it a stream.

@@ -16,6 +16,6 @@ pub use expectation::{Expectation, Expectations, ExpectedTarget, Master, MasterF
 pub use sctp::{SctpPacket, SctpTrack};
 pub use slab::{Slab, SlabView};
 pub use table::Table;
-pub use tcp::{TcpSettings, TcpState, TcpTrack};
+pub use tcp::{HostTcp, TcpSettings, TcpState, TcpTrack};
 pub use timeouts::{Ticks, Timeouts};
 pub use tuple::{Direction, Key, Tuple};

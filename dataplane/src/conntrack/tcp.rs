@@ -14,6 +14,7 @@
 //! sequence number as the sender wrote it, and acknowledgement number (and SACK edges) shifted back
 //! into the numbering of the side they acknowledge.
 
+mod host;
 mod options;
 mod states;
 #[cfg(test)]
@@ -21,6 +22,7 @@ mod tests;
 mod window;
 
 use super::{Direction, Status, Timeouts};
+pub use host::{HostTcp, HostTcpOutcome};
 use options::SynOptions;
 pub use states::TcpState;
 use states::{Kind, Next};

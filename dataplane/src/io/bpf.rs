@@ -1,11 +1,11 @@
-//! What the two BPF programs have in common: loading one, and errors in words an operator can act on.
+//! What the BPF programs have in common: loading one, and errors in words an operator can act on.
 
 use std::error::Error;
 use std::io;
 
 use aya::maps::Map;
-use aya::programs::{ProgramError, ProgramFd, Xdp};
-use aya::{Ebpf, EbpfError};
+use aya::programs::{Program, ProgramError, ProgramFd, SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 use thiserror::Error;
 
 /// The capabilities that AF_XDP and BPF ask of the daemon, for messages.
@@ -60,17 +60,44 @@ pub(super) struct Loaded {
 impl Loaded {
     /// Loads the XDP program `name` from an object file's bytes.
     pub(super) fn new(object: &[u8], name: &'static str) -> Result<Self, BpfError> {
-        let failed = |e: &(dyn Error + 'static)| BpfError::new(format!("loading the XDP program {name}"), e);
-        let mut ebpf = Ebpf::load(object).map_err(|e: EbpfError| failed(&e))?;
+        let load = |p: &mut Program| <&mut Xdp>::try_from(p)?.load();
+        Self::open(&mut EbpfLoader::new(), object, name, load)
+    }
+
+    /// Loads the traffic control program `name`; its map `sized` gets room for `entries`.
+    pub(super) fn classifier(
+        object: &[u8],
+        name: &'static str,
+        (sized, entries): (&str, u32),
+    ) -> Result<Self, BpfError> {
+        let load = |p: &mut Program| <&mut SchedClassifier>::try_from(p)?.load();
+        Self::open(EbpfLoader::new().map_max_entries(sized, entries), object, name, load)
+    }
+
+    fn open(
+        loader: &mut EbpfLoader<'_>,
+        object: &[u8],
+        name: &'static str,
+        load: impl FnOnce(&mut Program) -> Result<(), ProgramError>,
+    ) -> Result<Self, BpfError> {
+        let failed = |e: &(dyn Error + 'static)| BpfError::new(format!("loading the BPF program {name}"), e);
+        let mut ebpf = loader.load(object).map_err(|e: EbpfError| failed(&e))?;
         let program = ebpf.program_mut(name).ok_or_else(|| failed(&io::Error::other("not in the object file")))?;
-        let program: &mut Xdp = program.try_into().map_err(|e: ProgramError| failed(&e))?;
-        program.load().map_err(|e| failed(&e))?;
+        load(program).map_err(|e| failed(&e))?;
         Ok(Loaded { name, ebpf })
+    }
+
+    /// The traffic control program, to attach and detach it.
+    pub(super) fn traffic_control(&mut self) -> Result<&mut SchedClassifier, BpfError> {
+        let failed = |e: &(dyn Error + 'static)| BpfError::new(format!("using the BPF program {}", self.name), e);
+        let missing = io::Error::other("not in the object file");
+        let program = self.ebpf.program_mut(self.name).ok_or_else(|| failed(&missing))?;
+        program.try_into().map_err(|e: ProgramError| failed(&e))
     }
 
     /// A descriptor of the program, independent of this value.
     pub(super) fn program(&self) -> Result<ProgramFd, BpfError> {
-        let failed = |e: &(dyn Error + 'static)| BpfError::new(format!("using the XDP program {}", self.name), e);
+        let failed = |e: &(dyn Error + 'static)| BpfError::new(format!("using the BPF program {}", self.name), e);
         let program =
             self.ebpf.program(self.name).ok_or_else(|| failed(&io::Error::other("not in the object file")))?;
         program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|e: ProgramError| failed(&e))

@@ -4,6 +4,7 @@ pub mod bpf;
 pub mod ethtool;
 mod eventfd;
 mod frame;
+pub mod host;
 pub mod link;
 pub mod memory;
 pub mod pcap;

@@ -10,10 +10,11 @@ use crate::conntrack::Key;
 use crate::packet::{Ip, protocol};
 use crate::policy::{DestinationNat, DestinationTranslation};
 
-/// The flow with its destination translated by `rule`; `None` when the rule has nothing for its family.
+/// The flow with its destination translated by `rule`; `None` when the rule has nothing for its family. `own` is
+/// the address of the gateway host that a redirection leads to.
 ///
 /// A forward of a port range to a first port keeps each port's distance from the range's first.
-pub fn destination<A: Ip>(rule: &DestinationNat, flow: &Key<A>) -> Option<Key<A>> {
+pub fn destination<A: Ip>(rule: &DestinationNat, flow: &Key<A>, own: Option<A>) -> Option<Key<A>> {
     let mut translated = *flow;
     match &rule.translate {
         DestinationTranslation::None => {}
@@ -22,18 +23,22 @@ pub fn destination<A: Ip>(rule: &DestinationNat, flow: &Key<A>) -> Option<Key<A>
             translated.tuple.dst = A::from_ip(backend(addresses, flow.tuple.src.ip())?)?;
             translated.tuple.dport = shifted(rule, flow, *port);
         }
+        DestinationTranslation::Redirect { port } => {
+            translated.tuple.dst = own?;
+            translated.tuple.dport = shifted(rule, flow, *port);
+        }
     }
     Some(translated)
 }
 
 /// Whether `rule` may lead the flow to this address and port: to any of its backends, whichever it would
 /// choose for a new flow.
-pub fn may_lead_to<A: Ip>(rule: &DestinationNat, flow: &Key<A>, address: A, port: u16) -> bool {
+pub fn may_lead_to<A: Ip>(rule: &DestinationNat, flow: &Key<A>, own: Option<A>, address: A, port: u16) -> bool {
     match &rule.translate {
         DestinationTranslation::To { addresses, port: to } => {
             addresses.contains(&address.ip()) && shifted(rule, flow, *to) == port
         }
-        _ => destination(rule, flow).is_some_and(|k| (k.tuple.dst, k.tuple.dport) == (address, port)),
+        _ => destination(rule, flow, own).is_some_and(|k| (k.tuple.dst, k.tuple.dport) == (address, port)),
     }
 }
 

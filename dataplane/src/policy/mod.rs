@@ -144,6 +144,11 @@ pub enum DestinationTranslation {
     },
     /// The outside prefix becomes the inside prefix.
     Prefix(PrefixMap),
+    /// To the gateway host: the primary address of the interface that the packet came in on (netfilter's REDIRECT).
+    Redirect {
+        /// The first destination port to translate to; `None` keeps the port. A range in the match is shifted.
+        port: Option<u16>,
+    },
 }
 
 /// A source translation.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 
 use ahash::RandomState;
 
@@ -41,6 +42,14 @@ pub struct Interface {
     pub v4: Vec<(V4, u8)>,
     /// IPv6 addresses with prefix lengths, global ones first.
     pub v6: Vec<(V6, u8)>,
+}
+
+impl Interface {
+    /// Its primary address: the first that is good beyond the link.
+    pub fn primary_address<A: FibFamily>(&self) -> Option<A> {
+        let link_local = |a: &A| matches!(a.ip(), IpAddr::V6(a) if a.is_unicast_link_local());
+        A::addresses(self).iter().map(|(a, _)| *a).find(|a| !link_local(a))
+    }
 }
 
 /// Where a route sends packets.
@@ -135,6 +144,11 @@ impl Fib {
     /// Whether `a` is an address of the gateway host.
     pub fn is_local<A: FibFamily>(&self, a: A) -> bool {
         matches!(self.lookup(a), Some(Target::Local))
+    }
+
+    /// The primary address of interface `i`.
+    pub fn primary_address<A: FibFamily>(&self, i: InterfaceId) -> Option<A> {
+        self.interfaces.get(usize::from(i))?.primary_address()
     }
 
     /// The address a packet towards `towards` takes as its source on interface `i`: the first whose

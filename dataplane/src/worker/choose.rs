@@ -4,6 +4,7 @@ use super::core::Core;
 use super::family::{Family, Member, Packet};
 use super::reason::DropReason;
 use super::rules::count;
+use super::shared::Shared;
 use crate::conntrack::{CtState, Expectation, ExpectedTarget, Key, Status};
 use crate::io::Port;
 use crate::nat::{self, Endpoint, Range, endpoint, prefix};
@@ -62,7 +63,8 @@ pub(super) fn destination<P: Port, A: Member>(
         facts.mark = e.mark;
         to.announced = Some(e);
     } else if let Some((i, rule)) = w.snapshot.policy.destination_nat(facts) {
-        to.flow = nat::destination(rule, key).ok_or(DropReason::NatNoAddress)?;
+        let own = w.snapshot.fib.primary_address(p.interface);
+        to.flow = nat::destination(rule, key, own).ok_or(DropReason::NatNoAddress)?;
         to.rule = Some(i);
         count(w, p, List::DestinationNat, i);
     } else if protocol::has_ports(key.proto)
@@ -110,14 +112,11 @@ pub(super) fn source<P: Port, A: Member>(
         count(w, p, List::SourceNat, i);
     }
     let first = addresses.first().ok_or(DropReason::NatNoAddress)?.0;
-    let (shared, id) = (&w.shared, w.id);
+    let shared = &w.shared;
     let mappings = A::mappings(shared);
     let reserved = w.snapshot.fib.host_ports.filter(|_| w.snapshot.fib.is_local(first));
     let independent = choice.independent.filter(|_| protocol::has_ports(flow.proto) || flow.proto == A::ICMP);
-    let free = |reply: &Key<A>| {
-        let hash = reply.hash(&shared.keys);
-        t.table.lookup(&t.slab, hash, reply).is_none() && shared.directory.claim(hash, id).is_ok()
-    };
+    let free = claims(shared, w.id, t);
     let mut range = Range {
         addresses: &addresses,
         ports: choice.ports,
@@ -209,6 +208,30 @@ pub(super) fn offer<A: Ip>(
         choice.ports = Some((UNPRIVILEGED, u16::MAX));
     }
     Ok(Offer { addresses, choice, rule: by_rule.map(|(i, _)| i) })
+}
+
+/// Keeps the source of a connection that ends at the gateway host, but for its port where the host could not
+/// tell two connections apart otherwise; claims the reply tuple.
+pub(super) fn source_at_host<P: Port, A: Member>(
+    w: &mut Core<P>,
+    t: &Family<A>,
+    flow: &Key<A>,
+) -> Result<Source<A>, DropReason> {
+    let own = flow.tuple.src;
+    // The checksum of SCTP answers cannot be mended on their way out.
+    let ports = (flow.proto == protocol::SCTP).then_some((flow.tuple.sport, flow.tuple.sport));
+    let range =
+        Range { addresses: &[(own, own)], ports, random: false, persistent: false, reserved: None, moved: None };
+    let reply = nat::source(flow, &range, &mut w.random, claims(&w.shared, w.id, t));
+    Ok(Source { reply: reply.ok_or(DropReason::NatExhausted)?, mapping: None })
+}
+
+/// What takes a reply key if nobody else has it.
+fn claims<A: Member>(shared: &Shared, id: u16, t: &Family<A>) -> impl Fn(&Key<A>) -> bool {
+    move |reply| {
+        let hash = reply.hash(&shared.keys);
+        t.table.lookup(&t.slab, hash, reply).is_none() && shared.directory.claim(hash, id).is_ok()
+    }
 }
 
 /// Counts a confirmed connection in the mappings it belongs to.

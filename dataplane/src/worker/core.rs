@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 use super::counters::Counters;
 use super::events::Subscription;
 use super::reason::{DropReason, HandoffReason};
-use super::shared::{Handed, Lent, NeighbourRequest, Punt, Shared};
+use super::shared::{Handed, Lent, NeighbourRequest, Punt, Shared, ToHost};
 use crate::conntrack::Ticks;
+use crate::io::host::HostFlow;
 use crate::io::{Frame, FramePool, Port};
 use crate::nat::Random;
 use crate::policy::InterfaceId;
@@ -37,6 +38,10 @@ pub(super) struct Core<P> {
     pub(super) lent: u32,
     /// Who listens to events.
     pub(super) listeners: Vec<Arc<Subscription>>,
+    /// Connections that have ended at the gateway host and that the punt thread has not been told of.
+    ended: Vec<HostFlow>,
+    /// Whether something was queued for the punt thread since it was last woken.
+    host_waits: bool,
 }
 
 impl<P: Port> Core<P> {
@@ -57,6 +62,8 @@ impl<P: Port> Core<P> {
             icmp_filled: now,
             lent: 0,
             listeners: Vec::new(),
+            ended: Vec::new(),
+            host_waits: false,
         }
     }
 
@@ -86,11 +93,45 @@ impl<P: Port> Core<P> {
     pub(super) fn punt(&mut self, interface: InterfaceId, f: Frame) {
         let punt = Punt { interface, frame: self.pool.bytes(f).into() };
         if self.shared.punts.push(punt).is_ok() {
-            self.shared.punt_ready.signal();
+            self.host_waits = true;
             self.counters().punted.inc();
             self.pool.give(f);
         } else {
             self.discard(f, DropReason::PuntLimit);
+        }
+    }
+
+    /// Queues a message about connections that end at the gateway host. False when there is no room.
+    pub(super) fn tell_host(&mut self, m: ToHost) -> bool {
+        // A connection that has gone may have a successor with the same ports.
+        self.flush_ended() && {
+            self.host_waits = true;
+            self.shared.to_host.push(m).is_ok()
+        }
+    }
+
+    /// Tells that a connection has ended at the gateway host, as soon as there is room.
+    pub(super) fn host_ended(&mut self, answers: HostFlow) {
+        self.ended.push(answers);
+        self.flush_ended();
+    }
+
+    /// Tells of connections that have ended at the gateway host. False when some are left to tell of.
+    pub(super) fn flush_ended(&mut self) -> bool {
+        while let Some(answers) = self.ended.pop() {
+            self.host_waits = true;
+            if self.shared.to_host.push(ToHost::Ends(answers)).is_err() {
+                self.ended.push(answers);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Wakes the punt thread if there is something for it.
+    pub(super) fn wake_host(&mut self) {
+        if std::mem::take(&mut self.host_waits) {
+            self.shared.punt_ready.signal();
         }
     }
 

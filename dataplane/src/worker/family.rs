@@ -9,6 +9,7 @@ use super::announce::Extension;
 use super::core::Core;
 use super::counters::{Counter, by_protocol};
 use super::events::EventKind;
+use super::host;
 use super::limits::Sources;
 use super::neighbour::Neighbours;
 use super::shared::{Handed, Shared, WorkerShared};
@@ -215,6 +216,9 @@ impl<A: Member> Family<A> {
         if c.status.contains(Status::MAPPED_INBOUND) {
             let source = Endpoint { address: c.reply.src, port: c.reply.sport, proto: c.proto };
             A::mappings(&w.shared).remove(&source, None);
+        }
+        if c.status.contains(Status::HOST) {
+            host::end(w, c);
         }
         if c.status.contains(Status::COUNTED) {
             self.sources.release(c.original.src);

@@ -8,6 +8,7 @@ use super::core::Core;
 use super::error;
 use super::exit::{NO_HOP, check_exit, check_source, route};
 use super::family::{Family, Member, Packet, Removal};
+use super::host;
 use super::path::{Decision, Step, apply};
 use super::reason::{DropReason, HandoffReason};
 use super::rules::{admit, count, facts};
@@ -19,7 +20,7 @@ use crate::helper::HelperKind;
 use crate::io::Port;
 use crate::packet::Ip;
 use crate::packet::icmp::Problem;
-use crate::policy::{Facts, List, SourceTranslation, TrackingAction};
+use crate::policy::{Facts, InterfaceId, List, Policy, SourceTranslation, TrackingAction};
 
 /// One in so many connections has its set-up timed: to read the clock twice takes a fifth as long as the rest.
 pub const SETUP_SAMPLE: u64 = 64;
@@ -51,13 +52,15 @@ pub(super) fn first<P: Port, A: Member>(
     };
     let destination = choose::destination(w, p, key, &mut facts)?;
     let flow = destination.flow;
-    if flow == *key && w.snapshot.fib.is_local(key.tuple.dst) {
-        return Ok(Step::Punt);
-    }
-    let (next, interface) = route(w, p, flow.tuple.dst)?;
-    let hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
-    check_exit(w, t, p, hop)?;
-    let rule = admit(w, p, &mut facts, interface)?;
+    let exit = if w.snapshot.fib.is_local(flow.tuple.dst) {
+        if flow == *key && host::is_plain(w, t, key) {
+            return Ok(Step::Punt);
+        }
+        host::check(w, key, &flow)?;
+        None
+    } else {
+        Some(exit(w, t, p, flow.tuple.dst, &mut facts)?)
+    };
 
     // From here on the connection holds what must be given back when it is not confirmed.
     let mut c = Connection::new(*key, *key, private);
@@ -66,7 +69,11 @@ pub(super) fn first<P: Port, A: Member>(
         tell(w, p, &facts, why);
         return Err(why);
     }
-    let source = match choose::source(w, t, p, &destination, &facts, interface, next) {
+    let source = match &exit {
+        Some(e) => choose::source(w, t, p, &destination, &facts, e.interface, e.next),
+        None => choose::source_at_host(w, t, &flow),
+    };
+    let source = match source {
         Ok(s) => s,
         Err(why) => {
             unreserve(w, t, &c, p.hash);
@@ -74,11 +81,15 @@ pub(super) fn first<P: Port, A: Member>(
             return Err(why);
         }
     };
-    fill(w, &mut c, &destination, &source, rule, facts.mark, p);
-    c.hop = [hop, NO_HOP];
-    let helper = helper(w, tracking, &destination);
+    fill(w, &mut c, &destination, &source, exit.as_ref().map_or(Policy::DEFAULT, |e| e.rule), facts.mark, p);
+    c.hop = [exit.as_ref().map_or(NO_HOP, |e| e.hop), NO_HOP];
+    // A helper must read both directions.
+    let helper = exit.as_ref().and_then(|_| helper(w, tracking, &destination));
     if helper.is_some() {
         c.status.insert(Status::HELPER);
+    }
+    if exit.is_none() {
+        host::mark(w, &mut c, p);
     }
     let (tracked, deadline) = track::follow(w, &mut c, Direction::Original, p);
     c.deadline = deadline.unwrap_or(w.now);
@@ -94,7 +105,8 @@ pub(super) fn first<P: Port, A: Member>(
         t.extensions.insert(slot, Extension::new(kind));
         w.counters().helpers[kind as usize].connections.inc();
     }
-    if let Err(why) = apply(w, t, p, slot, Direction::Original, hop) {
+    let Some(exit) = exit else { return host::begin(w, t, p, slot) };
+    if let Err(why) = apply(w, t, p, slot, Direction::Original, exit.hop) {
         t.remove(w, slot, Removal::Deleted);
         return Err(why);
     }
@@ -103,7 +115,30 @@ pub(super) fn first<P: Port, A: Member>(
         w.counters().setup.record(ns);
         w.counters().setup_ns.add(ns);
     }
-    Ok(Step::Send(hop))
+    Ok(Step::Send(exit.hop))
+}
+
+/// The way out of a connection that goes on to somebody else.
+struct Exit<A> {
+    hop: u16,
+    interface: InterfaceId,
+    next: A,
+    rule: u16,
+}
+
+/// Finds the way to `dst` and asks the rules whether the connection may take it.
+fn exit<P: Port, A: Member>(
+    w: &mut Core<P>,
+    t: &mut Family<A>,
+    p: &Packet<A>,
+    dst: A,
+    facts: &mut Facts<A>,
+) -> Result<Exit<A>, DropReason> {
+    let (next, interface) = route(w, p, dst)?;
+    let hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
+    check_exit(w, t, p, hop)?;
+    let rule = admit(w, p, facts, interface)?;
+    Ok(Exit { hop, interface, next, rule })
 }
 
 /// Tells a sender that there is no room for its connection, where that would have been translated (RFC 6888

@@ -60,7 +60,7 @@ pub(super) fn judge<A: Member>(
         let same = match s.policy.destination_nat(&facts) {
             Some((_, rule)) => {
                 both_ends = rule.source.as_ref();
-                nat::may_lead_to(rule, &key, flow.tuple.dst, flow.tuple.dport)
+                nat::may_lead_to(rule, &key, s.fib.primary_address(c.ingress), flow.tuple.dst, flow.tuple.dport)
             }
             None => flow == key,
         };

@@ -168,6 +168,7 @@ impl ConnectionInfo {
 pub(super) fn state<A>(c: &Connection<A>) -> Option<&'static str> {
     match &c.private {
         Private::Tcp(t) => Some(t.state().label()),
+        Private::HostTcp(t) => Some(t.state().label()),
         Private::Sctp(t) => Some(t.state().label()),
         _ => None,
     }

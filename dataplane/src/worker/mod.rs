@@ -11,6 +11,7 @@ pub mod events;
 mod exit;
 mod family;
 mod first;
+mod host;
 mod judge;
 mod limits;
 pub mod listing;

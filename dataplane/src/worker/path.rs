@@ -20,6 +20,7 @@ use super::emit;
 use super::exit::{NO_HOP, check_exit, route};
 use super::family::{Family, Member, Packet, Removal};
 use super::first::first;
+use super::host;
 use super::pieces::fragment;
 use super::reason::{DropReason, HandoffReason};
 use super::related::related;
@@ -37,6 +38,8 @@ pub(super) enum Step {
     Send(u16),
     /// It is for the gateway host: the kernel takes it as if it had just come in.
     Punt,
+    /// Its connection ends at the gateway host, whose address is its destination by now.
+    Host,
     /// It is for this worker, who owns its connection.
     HandOff(u16, HandoffReason),
     /// It is a fragment; what is to be done has been done.
@@ -51,6 +54,7 @@ pub(super) fn forward<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
     match decide(w, t, p) {
         Ok(Step::Send(hop)) => emit::send(w, t, p, hop),
         Ok(Step::Punt) => w.punt(p.interface, p.frame),
+        Ok(Step::Host) => host::deliver(w, p),
         Ok(Step::HandOff(owner, why)) => w.hand_off(p.interface, p.frame, owner, why),
         Ok(Step::Collected) => {}
         Err(why) => w.discard(p.frame, why),
@@ -97,6 +101,9 @@ fn established<P: Port, A: Member>(
     let leaves = opposite(c, d);
     let mut hop = c.hop[d as usize];
     if c.route_generation != w.route_epoch || hop == NO_HOP {
+        if c.status.intersects(Status::HOST) {
+            return host::packet(w, t, p, slot, d);
+        }
         let (next, interface) = route(w, p, leaves.dst)?;
         hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
         let c = t.slab.get_mut(slot);

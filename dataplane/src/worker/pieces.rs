@@ -3,6 +3,7 @@
 use super::core::Core;
 use super::emit;
 use super::family::{Family, Member, Packet};
+use super::host;
 use super::path::{Decision, Step, decide, forward};
 use super::reason::{DropReason, HandoffReason};
 use super::shared::Handed;
@@ -119,6 +120,12 @@ fn datagram<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Pack
                 emit::send(w, t, &part, hop);
             }
             Ok(Step::Punt) => w.punt(piece.interface, piece.frame),
+            Ok(Step::Host) => {
+                if i > 0 {
+                    A::rewrite(w.pool.bytes_mut(piece.frame), usize::from(piece.headers.l3), src, dst);
+                }
+                host::deliver(w, &Packet { interface: piece.interface, ..part });
+            }
             Ok(Step::HandOff(owner, why)) => w.hand_off(piece.interface, piece.frame, owner, why),
             Ok(Step::Collected) => {}
             Err(why) => w.discard(piece.frame, why),

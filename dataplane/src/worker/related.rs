@@ -8,10 +8,10 @@ use super::reason::{DropReason, HandoffReason};
 use super::rules::{admit, facts};
 use super::shared::Handed;
 use super::stateless::invalid;
-use crate::conntrack::{CtState, Direction, Status};
+use crate::conntrack::{CtState, Direction, Status, Tuple};
 use crate::io::Port;
 use crate::packet::transport::{self, ChecksumState};
-use crate::packet::{Headers, icmp};
+use crate::packet::{Headers, Ip, icmp};
 
 /// An ICMP error: it belongs to the connection of the packet it quotes.
 pub(super) fn related<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>) -> Decision {
@@ -50,6 +50,13 @@ pub(super) fn related<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
     let inside = *c.tuple(d.other());
 
     check_source(&w.snapshot, p.headers.src, p.interface)?;
+    if status.intersects(Status::HOST) {
+        if d == Direction::Reply {
+            return invalid(w, t, p, true);
+        }
+        rewrite(w, p, &quote, &inside, (src, dst));
+        return Ok(Step::Host);
+    }
     let (next, interface) = route(w, p, dst)?;
     let hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
     check_exit(w, t, p, hop)?;
@@ -59,11 +66,16 @@ pub(super) fn related<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
     facts.mark = mark;
     admit(w, p, &mut facts, interface)?;
     if status.intersects(Status::ANY_NAT) {
-        let b = w.pool.bytes_mut(p.frame);
-        let delta = A::rewrite(b, usize::from(quote.l3), inside.src, inside.dst);
-        transport::rewrite(b, &quote, inside.sport, inside.dport, delta);
-        A::rewrite(b, usize::from(p.headers.l3), src, dst);
-        icmp::refresh_checksum::<A>(b, &Headers { src, dst, ..p.headers });
+        rewrite(w, p, &quote, &inside, (src, dst));
     }
     Ok(Step::Send(hop))
+}
+
+/// Translates an ICMP error: the quoted packet becomes `inside`, its own addresses `src` and `dst`.
+fn rewrite<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, quote: &Headers<A>, inside: &Tuple<A>, (src, dst): (A, A)) {
+    let b = w.pool.bytes_mut(p.frame);
+    let delta = A::rewrite(b, usize::from(quote.l3), inside.src, inside.dst);
+    transport::rewrite(b, quote, inside.sport, inside.dport, delta);
+    A::rewrite(b, usize::from(p.headers.l3), src, dst);
+    icmp::refresh_checksum::<A>(b, &Headers { src, dst, ..p.headers });
 }

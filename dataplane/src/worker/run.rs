@@ -150,6 +150,7 @@ impl<P: Port> Worker<P> {
             }
         }
         self.tasks.turn(&mut self.core, &mut self.families, frames > 0);
+        self.core.wake_host();
         if self.housekeeping.after_ms(HOUSEKEEPING_MS).reached(self.core.now) {
             self.housekeeping = self.core.now;
             give_up::<P, V4>(&mut self.core, &mut self.families);
@@ -256,6 +257,7 @@ impl<P: Port> Worker<P> {
         fence(Ordering::SeqCst);
         let quiet = own.inbox.is_empty()
             && own.commands.is_empty()
+            && own.sights.is_empty()
             && own.expired.is_empty()
             && own.returns.is_empty()
             && shared.current.generation() == self.core.snapshot.generation;

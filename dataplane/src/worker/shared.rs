@@ -18,6 +18,7 @@ use super::logged::LogRecord;
 use super::succession::Judged;
 use crate::conntrack::{Expectations, SlabView, Ticks};
 use crate::io::EventFd;
+use crate::io::host::{HostFlow, Origin, Sight};
 use crate::nat::Mappings;
 use crate::packet::{V4, V6};
 use crate::policy::{InterfaceId, Limiter, Policy};
@@ -48,9 +49,13 @@ pub struct Shared {
     pub logged: ArrayQueue<LogRecord>,
     /// What the rate limits of rules count.
     pub limiter: Limiter,
+    /// What concerns connections that end at the gateway host.
+    pub to_host: ArrayQueue<ToHost>,
+    /// Whether the host's answers on such connections are translated back; there are no new ones otherwise.
+    pub host_answers: AtomicBool,
     /// Signalled when `neighbour_requests` has become non-empty.
     pub control_ready: EventFd,
-    /// Signalled when `punts` has become non-empty.
+    /// Signalled when `punts` or `to_host` has become non-empty.
     pub punt_ready: EventFd,
     /// Frames for the gateway host that the punt thread discarded: over its rate limit, or refused by the kernel.
     pub punts_dropped: AtomicU64,
@@ -73,6 +78,8 @@ pub struct WorkerShared {
     pub returns: ArrayQueue<u32>,
     /// Orders from the control thread.
     pub commands: ArrayQueue<Command>,
+    /// What has been seen of the gateway host's answers on its connections.
+    pub sights: ArrayQueue<Sight>,
     /// Slots whose deadline has passed, found by the control thread's scan.
     pub expired: ArrayQueue<Vec<Slot>>,
     /// The generation of the snapshot it runs.
@@ -147,6 +154,17 @@ pub struct Punt {
     pub frame: Box<[u8]>,
 }
 
+/// A message about connections that end at the gateway host; their order counts.
+#[derive(Debug)]
+pub enum ToHost {
+    /// The host's answers are to be translated, before any later frame is handed over.
+    Begins(HostFlow, Origin),
+    /// A frame, translated already, to hand to the kernel.
+    Frame(Punt),
+    /// The connection has gone.
+    Ends(HostFlow),
+}
+
 /// An order to one worker.
 #[derive(Debug)]
 pub enum Command {
@@ -215,6 +233,8 @@ impl Shared {
             punts: ArrayQueue::new(1024),
             logged: ArrayQueue::new(4096),
             limiter: Limiter::default(),
+            to_host: ArrayQueue::new(4096),
+            host_answers: AtomicBool::new(false),
             control_ready: EventFd::new()?,
             punt_ready: EventFd::new()?,
             punts_dropped: AtomicU64::new(0),
@@ -272,6 +292,7 @@ impl WorkerShared {
             inbox: ArrayQueue::new(4096),
             returns: ArrayQueue::new((frames as usize).max(1)),
             commands: ArrayQueue::new(16),
+            sights: ArrayQueue::new(4096),
             expired: ArrayQueue::new(64),
             generation: AtomicU32::new(0),
             adopted: AtomicU32::new(0),

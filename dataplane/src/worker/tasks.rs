@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::core::Core;
 use super::events::Before;
 use super::family::{Families, Family, Member, Removal};
+use super::host;
 use super::listing::ConnectionInfo;
 use super::shared::{Command, Edit, Slot};
 use super::succession;
@@ -50,6 +51,10 @@ impl Tasks {
             w.pool.give_index(index);
             w.lent -= 1;
         }
+        while let Some(s) = own.sights.pop() {
+            host::follow_answer(w, f, &s);
+        }
+        w.flush_ended();
         if let Some(slots) = own.expired.pop() {
             for s in slots {
                 match s {

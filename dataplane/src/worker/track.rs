@@ -3,8 +3,8 @@
 use super::core::Core;
 use super::events::Before;
 use super::family::{Family, Member, Packet};
-use crate::conntrack::sctp::SctpOutcome;
-use crate::conntrack::tcp::{TcpOutcome, TcpSegment};
+use crate::conntrack::sctp::{SctpOutcome, SctpState};
+use crate::conntrack::tcp::{HostTcpOutcome, TcpOutcome, TcpSegment};
 use crate::conntrack::{Connection, Direction, Private, SctpTrack, Status, TcpTrack, Ticks};
 use crate::io::Port;
 use crate::packet::{Ip, protocol, transport};
@@ -86,6 +86,22 @@ pub(super) fn follow<P: Port, A: Ip>(
                 TcpOutcome::Reopen => return (Tracked::Reopens, None),
             }
         }
+        Private::HostTcp(track) => {
+            // From outside nobody can answer for the host.
+            if d == Direction::Reply {
+                return (Tracked::Invalid, None);
+            }
+            let flags = w.pool.bytes(p.frame)[usize::from(p.headers.l4) + 13];
+            match track.segment(flags, replied, t) {
+                HostTcpOutcome::Accept(timeout) => {
+                    if replied && track.is_established() {
+                        c.status.insert(Status::ASSURED);
+                    }
+                    timeout
+                }
+                HostTcpOutcome::Reopen => return (Tracked::Reopens, None),
+            }
+        }
         Private::Udp { stream_from } => {
             if replied && stream_from.reached(w.now) {
                 c.status.insert(Status::ASSURED);
@@ -115,6 +131,8 @@ pub(super) fn follow<P: Port, A: Ip>(
                 t.gre_stream
             }
             protocol::GRE => t.gre,
+            // Ends at the gateway host, or its tracker would follow it.
+            protocol::SCTP => t.sctp[SctpState::Established as usize],
             _ => t.generic,
         },
     };

@@ -72,12 +72,12 @@ pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>) -> Option<Co
     let mut names = Names::default();
     let node = fields.require(report, "interfaces", "the policy");
     let interfaces = interfaces(report, node, &mut names);
-    names.sets = sets(report, fields.get("sets"));
+    names.sets = sets(report, fields.get("sets"), &names);
     let conntrack = conntrack(report, fields.get("conntrack"));
     let workers = settings::workers(report, fields.get("workers"));
     let io = settings::io(report, fields.get("io"));
     let control = settings::control(report, fields.get("control"));
-    let strict_reverse_path = settings::strict_reverse_path(report, fields.get("reverse_path"));
+    let strict_reverse_path = settings::strict_reverse_path(report, fields.get("reverse_path"), &names);
     let icmp_errors_per_second = icmp_errors(report, fields.get("icmp"));
     let tracking = tracking(report, fields.get("tracking"), &names);
     let clamp_mss = settings::clamp_mss(report, fields.get("tcp_mss"));

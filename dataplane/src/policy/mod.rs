@@ -60,8 +60,9 @@ pub struct Policy {
     pub max_connections: u32,
     /// When there are as many, refuse new ones rather than drop one that is not assured.
     pub keep_unassured: bool,
-    /// Refuse packets whose source address is not routed to the interface they came in on (RFC 3704 strict mode).
-    pub strict_reverse_path: bool,
+    /// Zones from which packets are refused whose source address is not routed to the interface they came in on
+    /// (RFC 3704 strict mode).
+    pub strict_reverse_path: Zones,
     /// ICMP errors a worker may send each second; 0 means no limit.
     pub icmp_errors_per_second: u32,
     /// What it knows of the policy before it.

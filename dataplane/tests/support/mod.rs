@@ -5,10 +5,13 @@
 //! ```
 #![allow(dead_code, unreachable_pub)]
 
+pub mod oracle;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crossbeam::channel;
 use dataplane::conntrack::{CtState, Status};
 use dataplane::io::memory::MemoryPort;
 use dataplane::io::{Frame, FramePool};
@@ -18,7 +21,8 @@ use dataplane::policy::{
     Rule, SourceNat, SourceTranslation, States, Zones,
 };
 use dataplane::route::{Fib, Interface, Mac, NextHop, Target};
-use dataplane::worker::shared::Shared;
+use dataplane::worker::listing::{ConnectionInfo, Filter};
+use dataplane::worker::shared::{Command, Edit, Shared};
 use dataplane::worker::{DropReason, Options, Worker};
 
 pub const LAN: usize = 0;
@@ -217,6 +221,27 @@ impl Gateway {
             assert!(waiting <= 40, "frames are missing: {waiting}");
         }
         out
+    }
+
+    /// All connections of all workers.
+    pub fn list(&mut self) -> Vec<ConnectionInfo> {
+        let (reply, receiver) = channel::bounded(1000);
+        for w in 0..self.workers.len() {
+            self.shared.command(w, Command::List { filter: Box::default(), reply: reply.clone() }).unwrap();
+        }
+        drop(reply);
+        self.run();
+        receiver.try_iter().flatten().collect()
+    }
+
+    /// Deletes connections of all workers.
+    pub fn delete(&mut self, filter: Filter) {
+        for w in 0..self.workers.len() {
+            let (reply, _) = channel::bounded(1);
+            let filter = Box::new(filter.clone());
+            self.shared.command(w, Command::Edit { filter, edit: Edit::Delete, reply }).unwrap();
+        }
+        self.run();
     }
 
     pub fn drops(&self, why: DropReason) -> u64 {

@@ -4,11 +4,15 @@ mod support;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use dataplane::io::memory::MemoryPort;
 use dataplane::policy::{
     AddressSet, DestinationNat, DestinationTranslation, Filtering, Match, Policy, PortChoice, PrefixMap, SourceNat,
     SourceTranslation, Zones,
 };
+use dataplane::worker::Worker;
 use dataplane::worker::listing::{Filter, FlowFilter};
 use proptest::prelude::*;
 use support::oracle::{self, *};
@@ -428,5 +432,53 @@ proptest! {
             prop_assert_eq!(out.len(), 1);
             prop_assert_eq!(oracle::ends(&out[0].1), original.turned(UDP));
         }
+    }
+}
+
+#[test]
+fn no_tuple_belongs_to_two_connections_of_workers_that_run_at_once() {
+    for independent in [None, Some(Filtering::EndpointIndependent)] {
+        let mut p = policy();
+        let choice = PortChoice { ports: Some((5000, 5063)), independent, ..PortChoice::default() };
+        p.source_nat[0].translate = SourceTranslation::Masquerade(choice);
+        let mut g = Gateway::new(2, p, fib());
+        // Both send what the other one sends too, in another order, and wait for each other now and then. As
+        // frames are lent, each serves the other until both have sent all.
+        let (round, done) = (Barrier::new(2), AtomicUsize::new(0));
+        let turn = |w: &mut Worker<MemoryPort>| {
+            w.turn();
+            for port in [LAN, WAN] {
+                for f in w.ports()[port].sent() {
+                    w.pool().give(f);
+                }
+            }
+        };
+        std::thread::scope(|s| {
+            for (i, w) in g.workers.iter_mut().enumerate() {
+                let (round, done) = (&round, &done);
+                s.spawn(move || {
+                    for n in 0..4000u16 {
+                        let n = if i == 0 { n } else { 3999 - n };
+                        let (src, dst) = (format!("10.10.0.{}", 2 + n % 7), format!("203.0.113.{}", 1 + n % 5));
+                        let ends = Ends { src: ip(&src), dst: ip(&dst), sport: 5000 + n % 64, dport: 53 };
+                        inject(w, LAN, &datagram(ends));
+                        turn(w);
+                        if n % 8 == 0 {
+                            round.wait();
+                        }
+                    }
+                    done.fetch_add(1, Ordering::SeqCst);
+                    while done.load(Ordering::SeqCst) < 2 {
+                        turn(w);
+                    }
+                });
+            }
+        });
+        g.run();
+        let all = g.list();
+        let tuples: HashSet<Ends> = all.iter().flat_map(|c| [ends_of(&c.original), ends_of(&c.reply)]).collect();
+        assert_eq!(tuples.len(), 2 * all.len());
+        let least = if independent.is_some() { 60 } else { 300 };
+        assert!(all.len() >= least && (0..2).all(|w| all.iter().any(|c| c.worker == w)), "{}", all.len());
     }
 }

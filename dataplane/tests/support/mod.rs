@@ -156,6 +156,19 @@ pub fn fib() -> Fib {
     f
 }
 
+/// Puts an IP packet where a worker will find it.
+pub fn inject(w: &mut Worker<MemoryPort>, interface: usize, packet: &[u8]) {
+    let kind = if packet[0] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
+    let mut frame = Vec::new();
+    frame.extend(mac(GATEWAY_MAC[interface]).0);
+    frame.extend(mac(PEER_MAC[interface]).0);
+    frame.extend(kind);
+    frame.extend(packet);
+    let f = Frame { len: frame.len() as u16, ..w.pool().take().unwrap() };
+    w.pool().bytes_mut(f).copy_from_slice(&frame);
+    w.ports()[interface].inject(f);
+}
+
 /// The gateway, its clock stopped between frames only by how fast the test runs.
 pub struct Gateway {
     pub shared: Arc<Shared>,
@@ -182,16 +195,7 @@ impl Gateway {
 
     /// Receives an IP packet on `interface` of worker `worker` and returns what leaves, with the interface.
     pub fn packet_at(&mut self, worker: usize, interface: usize, packet: &[u8]) -> Vec<(usize, Vec<u8>)> {
-        let kind = if packet[0] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
-        let mut frame = Vec::new();
-        frame.extend(mac(GATEWAY_MAC[interface]).0);
-        frame.extend(mac(PEER_MAC[interface]).0);
-        frame.extend(kind);
-        frame.extend(packet);
-        let w = &mut self.workers[worker];
-        let f = Frame { len: frame.len() as u16, ..w.pool().take().unwrap() };
-        w.pool().bytes_mut(f).copy_from_slice(&frame);
-        w.ports()[interface].inject(f);
+        inject(&mut self.workers[worker], interface, packet);
         self.run()
     }
 

@@ -5,6 +5,7 @@
 //! ```
 #![allow(dead_code, unreachable_pub)]
 
+pub mod flow;
 pub mod oracle;
 
 use std::net::{IpAddr, Ipv4Addr};

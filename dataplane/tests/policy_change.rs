@@ -12,8 +12,8 @@ use dataplane::policy::{
     TrackingRule,
 };
 use dataplane::worker::Judged;
-use dataplane::worker::listing::{ConnectionInfo, Filter, FlowFilter};
-use dataplane::worker::shared::{Command, Edit};
+use dataplane::worker::listing::{Filter, FlowFilter};
+use dataplane::worker::shared::Command;
 use etherparse::PacketBuilder;
 use support::*;
 
@@ -67,22 +67,6 @@ fn judge(g: &mut Gateway, policy: Policy) -> Judged {
     sum
 }
 
-fn list(g: &mut Gateway) -> Vec<ConnectionInfo> {
-    let (reply, receiver) = channel::bounded(1000);
-    for w in 0..g.workers.len() {
-        g.shared.command(w, Command::List { filter: Box::default(), reply: reply.clone() }).unwrap();
-    }
-    drop(reply);
-    g.run();
-    receiver.try_iter().flatten().collect()
-}
-
-fn delete(g: &mut Gateway, filter: Filter) {
-    let (reply, _) = channel::bounded(1);
-    g.shared.command(0, Command::Edit { filter: Box::new(filter), edit: Edit::Delete, reply }).unwrap();
-    g.run();
-}
-
 /// Rules for two destination ports, with timeouts of their own.
 fn two_rules(names: [(&str, u16, u32); 2]) -> Policy {
     let mut p = policy();
@@ -105,7 +89,7 @@ fn timeouts_follow_the_rule_by_its_name() {
             assert_eq!(g.packet(LAN, p).len(), 1);
         }
         let mut all: Vec<(u16, u32)> =
-            list(g).iter().map(|c| (c.original.destination_port, c.remaining_ms.div_ceil(1000))).collect();
+            g.list().iter().map(|c| (c.original.destination_port, c.remaining_ms.div_ceil(1000))).collect();
         all.sort_unstable();
         all.into_iter().map(|(_, s)| s).collect::<Vec<_>>()
     };
@@ -176,19 +160,19 @@ fn what_is_counted_is_what_goes() {
             g.packet(LAN, &udp("10.10.0.8", "203.0.113.77", 4000, 54));
             assert_ne!(source(&g.packet(LAN, &moved)[0].1).1, 4000);
             let original = FlowFilter { source: Some(ip("10.10.0.8").into()), ..FlowFilter::default() };
-            delete(&mut g, Filter { original, ..Filter::default() });
+            g.delete(Filter { original, ..Filter::default() });
             g.packet_at(workers - 1, LAN, &udp(CLIENT, SERVER, 4001, 53));
             g.packet(WAN, &udp(SERVER, OUTSIDE, 9000, 5353));
-            assert_eq!(list(&mut g).len(), 3);
+            assert_eq!(g.list().len(), 3);
             let mut next = policy();
             change(&mut next);
             let j = judge(&mut g, next.clone());
             assert_eq!((j.connections, [j.denied, j.translated, j.untracked]), (3, *concerned), "{name}");
             reload(&mut g, next.clone(), false);
-            assert_eq!(list(&mut g).len(), 3, "{name}: established connections stay");
+            assert_eq!(g.list().len(), 3, "{name}: established connections stay");
             reload(&mut g, next, true);
             let gone: u64 = concerned.iter().sum();
-            assert_eq!(list(&mut g).len() as u64, 3 - gone, "{name}");
+            assert_eq!(g.list().len() as u64, 3 - gone, "{name}");
             assert_eq!(g.shared.workers.iter().map(|w| w.counters.revalidated.get()).sum::<u64>(), gone, "{name}");
         }
     }
@@ -228,7 +212,7 @@ fn a_mapping_lives_as_the_policy_says_now() {
         };
         assert_eq!(stranger(&mut g, address, 3), choice == everybody);
         // All is given back with the last connection.
-        delete(&mut g, Filter::default());
+        g.delete(Filter::default());
         assert!(g.shared.mappings4.is_empty());
         let other = g.packet(LAN, &udp("10.10.0.3", SERVER, 4000, 53));
         assert_eq!(source(&other[0].1), (address.into(), 4000), "the endpoint is free again");

@@ -230,7 +230,8 @@ pub fn rewrite<A: Ip>(frame: &mut [u8], h: &Headers<A>, sport: u16, dport: u16, 
             let changed = be16(b, 0) != sport || be16(b, 2) != dport;
             put16(b, 0, sport);
             put16(b, 2, dport);
-            // CRC32c does not cover the addresses. A quoted packet is not whole, its CRC stays as it is.
+            // CRC32c does not cover the addresses. That of a quoted packet which is cut cannot be right, and nobody
+            // reads it.
             if changed && b.len() >= 12 && h.fragment.is_none() {
                 crc32c::fill(b);
             }

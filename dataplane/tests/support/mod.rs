@@ -5,10 +5,14 @@
 //! ```
 #![allow(dead_code, unreachable_pub)]
 
+pub mod flow;
+pub mod oracle;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crossbeam::channel;
 use dataplane::conntrack::{CtState, Status};
 use dataplane::io::memory::MemoryPort;
 use dataplane::io::{Frame, FramePool};
@@ -18,7 +22,8 @@ use dataplane::policy::{
     Rule, SourceNat, SourceTranslation, States, Zones,
 };
 use dataplane::route::{Fib, Interface, Mac, NextHop, Target};
-use dataplane::worker::shared::Shared;
+use dataplane::worker::listing::{ConnectionInfo, Filter};
+use dataplane::worker::shared::{Command, Edit, Shared};
 use dataplane::worker::{DropReason, Options, Worker};
 
 pub const LAN: usize = 0;
@@ -152,6 +157,19 @@ pub fn fib() -> Fib {
     f
 }
 
+/// Puts an IP packet where a worker will find it.
+pub fn inject(w: &mut Worker<MemoryPort>, interface: usize, packet: &[u8]) {
+    let kind = if packet[0] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
+    let mut frame = Vec::new();
+    frame.extend(mac(GATEWAY_MAC[interface]).0);
+    frame.extend(mac(PEER_MAC[interface]).0);
+    frame.extend(kind);
+    frame.extend(packet);
+    let f = Frame { len: frame.len() as u16, ..w.pool().take().unwrap() };
+    w.pool().bytes_mut(f).copy_from_slice(&frame);
+    w.ports()[interface].inject(f);
+}
+
 /// The gateway, its clock stopped between frames only by how fast the test runs.
 pub struct Gateway {
     pub shared: Arc<Shared>,
@@ -178,16 +196,7 @@ impl Gateway {
 
     /// Receives an IP packet on `interface` of worker `worker` and returns what leaves, with the interface.
     pub fn packet_at(&mut self, worker: usize, interface: usize, packet: &[u8]) -> Vec<(usize, Vec<u8>)> {
-        let kind = if packet[0] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
-        let mut frame = Vec::new();
-        frame.extend(mac(GATEWAY_MAC[interface]).0);
-        frame.extend(mac(PEER_MAC[interface]).0);
-        frame.extend(kind);
-        frame.extend(packet);
-        let w = &mut self.workers[worker];
-        let f = Frame { len: frame.len() as u16, ..w.pool().take().unwrap() };
-        w.pool().bytes_mut(f).copy_from_slice(&frame);
-        w.ports()[interface].inject(f);
+        inject(&mut self.workers[worker], interface, packet);
         self.run()
     }
 
@@ -217,6 +226,27 @@ impl Gateway {
             assert!(waiting <= 40, "frames are missing: {waiting}");
         }
         out
+    }
+
+    /// All connections of all workers.
+    pub fn list(&mut self) -> Vec<ConnectionInfo> {
+        let (reply, receiver) = channel::bounded(1000);
+        for w in 0..self.workers.len() {
+            self.shared.command(w, Command::List { filter: Box::default(), reply: reply.clone() }).unwrap();
+        }
+        drop(reply);
+        self.run();
+        receiver.try_iter().flatten().collect()
+    }
+
+    /// Deletes connections of all workers.
+    pub fn delete(&mut self, filter: Filter) {
+        for w in 0..self.workers.len() {
+            let (reply, _) = channel::bounded(1);
+            let filter = Box::new(filter.clone());
+            self.shared.command(w, Command::Edit { filter, edit: Edit::Delete, reply }).unwrap();
+        }
+        self.run();
     }
 
     pub fn drops(&self, why: DropReason) -> u64 {

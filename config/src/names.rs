@@ -58,7 +58,7 @@ pub(crate) fn interfaces<'t>(
         let zone = fields.require(report, "zone", "an interface").and_then(|n| zone(report, n, names));
         names.zones_complete &= zone.is_some();
         if let (Some(name), Some(device), Some(zone)) = (name, device, zone) {
-            out.push(InterfacePolicy { name: name.to_owned(), device: device.to_owned(), zone });
+            out.push(InterfacePolicy { name: name.to_owned(), device: device.to_owned(), vlan: 0, zone });
         }
     }
     out

@@ -124,8 +124,8 @@ fn interfaces(ctx: &Context, page: &mut Page) {
         ports.add(&[&i.name, &i.device, &q.queue.to_string(), &q.worker.to_string(), q.xdp, q.mode], 1.0);
     }
     let mut steered = page.family(&f::STEERED);
-    for (i, c) in names.iter().zip(ctx.steering.counters()) {
-        let Some(c) = c else { continue };
+    for (interface, c) in ctx.steering.counters() {
+        let i = &names[usize::from(interface)];
         for (verdict, n) in [
             ("to_kernel", c.passed),
             ("to_worker", c.redirected),
@@ -287,10 +287,12 @@ fn frames(ctx: &Context, page: &mut Page) {
             frames.add(&[&worker, place], n);
         }
     }
-    let names = &ctx.shared.current.load().policy.interfaces.clone();
+    let policy = ctx.shared.current.load().policy;
+    let devices = policy.devices();
     let mut rings = page.family(&f::RING_FRAMES);
     for (worker, c) in each(ctx) {
-        for (p, i) in names.iter().zip(&c.interfaces) {
+        for (_, interfaces) in &devices {
+            let (p, i) = (&policy.interfaces[usize::from(interfaces[0])], c.interface(interfaces[0]));
             rings.add(&[&p.name, &p.device, &worker, "receive"], number(&i.frames_receive));
             rings.add(&[&p.name, &p.device, &worker, "transmit"], number(&i.frames_transmit));
         }

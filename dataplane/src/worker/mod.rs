@@ -31,6 +31,7 @@ mod succession;
 mod tasks;
 mod track;
 mod unreachable;
+mod wiring;
 
 pub use directory::Directory;
 pub use first::SETUP_SAMPLE;

@@ -66,7 +66,7 @@ pub(crate) fn interfaces<'t>(
         names.zones_complete &= zone.is_some();
         if let (Some(name), Some(device), Some(zone)) = (name, device, zone) {
             names.interfaces.push(name.to_owned());
-            out.push(InterfacePolicy { name: name.to_owned(), device: device.to_owned(), zone });
+            out.push(InterfacePolicy { name: name.to_owned(), device: device.to_owned(), vlan: 0, zone });
         }
     }
     out

@@ -5,25 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
-use dataplane::helper::HelperKind;
-use dataplane::io::xsk::{RING, XskStatistics};
-use dataplane::worker::counters::{Counter, Counters, HelperCounters, InterfaceCounters, PROTOCOLS};
-use dataplane::worker::{DropReason, HandoffReason};
+use dataplane::worker::DropReason;
+use dataplane::worker::counters::{Counter, Counters, InterfaceCounters, PROTOCOLS};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
-use super::families::{self as f, Family};
+use super::by_policy::{helpers, rules, translations};
+use super::by_worker::{frames, sockets, workers};
+use super::families::{self as f, FAMILIES, Family};
 use super::page::Page;
 use crate::context::Context;
-use crate::rules;
-
-/// Labels of the two address families, in the order in which figures about them are kept.
-const FAMILIES: [&str; 2] = ["ipv4", "ipv6"];
-
-/// Rules of a section that have series of their own.
-const RULES: usize = 256;
-/// What stands in place of the name of the others.
-const OTHERS: &str = "(others)";
 
 /// Collects everything there is to know about the gateway.
 pub(super) struct Gateway {
@@ -47,34 +38,36 @@ impl Collector for Gateway {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let mut page = Page::default();
-        for part in [daemon, interfaces, drops, connections, by_rule, helpers, workers, frames, kernel, mirror] {
+        for part in
+            [daemon, interfaces, drops, connections, rules, translations, helpers, workers, frames, sockets, mirror]
+        {
             part(&self.ctx, &mut page);
         }
         page.finish()
     }
 }
 
-fn load(a: &AtomicU64) -> f64 {
+pub(super) fn load(a: &AtomicU64) -> f64 {
     a.load(Ordering::Relaxed) as f64
 }
 
-fn number(c: &Counter) -> f64 {
+pub(super) fn number(c: &Counter) -> f64 {
     c.get() as f64
 }
 
-fn truth(b: bool) -> f64 {
+pub(super) fn truth(b: bool) -> f64 {
     f64::from(u8::from(b))
 }
 
 /// The workers' counters with their labels.
-fn each(ctx: &Context) -> impl Iterator<Item = (String, &Counters)> {
+pub(super) fn each(ctx: &Context) -> impl Iterator<Item = (String, &Counters)> {
     ctx.shared.workers.iter().enumerate().map(|(i, w)| (i.to_string(), &w.counters))
 }
 
-type Get = fn(&Counters) -> &Counter;
+pub(super) type Get = fn(&Counters) -> &Counter;
 
 /// Counters that exist once per worker.
-fn by_worker(ctx: &Context, page: &mut Page, families: &[(&'static Family, Get)]) {
+pub(super) fn by_worker(ctx: &Context, page: &mut Page, families: &[(&'static Family, Get)]) {
     for (family, get) in families {
         let mut samples = page.family(family);
         for (worker, c) in each(ctx) {
@@ -178,145 +171,6 @@ fn connections(ctx: &Context, page: &mut Page) {
     let mut setup = page.family(&f::SETUP);
     for (worker, c) in each(ctx) {
         setup.add_durations(&[&worker], &c.setup, c.setup_ns.get());
-    }
-    let mut mappings = page.family(&f::MAPPINGS);
-    for (family, n) in FAMILIES.iter().zip([ctx.shared.mappings4.len(), ctx.shared.mappings6.len()]) {
-        mappings.add(&[family], n as f64);
-    }
-}
-
-/// What rules count. Of each section only the first [`RULES`] have series of their own: there may be thousands.
-fn by_rule(ctx: &Context, page: &mut Page) {
-    let all = rules::gather(ctx);
-    type Of = fn(&rules::Rule) -> u64;
-    let families: [(_, Of); 2] = [(&f::RULE_PACKETS, |r| r.packets), (&f::RULE_BYTES, |r| r.bytes)];
-    for (family, get) in families {
-        let mut samples = page.family(family);
-        for section in all.chunk_by(|a, b| a.list == b.list) {
-            let mut others = None;
-            for (i, r) in section.iter().enumerate() {
-                if i < RULES || r.name == rules::DEFAULT {
-                    samples.add(&[&r.list, &r.name], get(r) as f64);
-                } else {
-                    *others.get_or_insert(0) += get(r);
-                }
-            }
-            if let Some(n) = others {
-                samples.add(&[&section[0].list, OTHERS], n as f64);
-            }
-        }
-    }
-    by_worker(ctx, page, &[(&f::LOG_LIMITED, |c| &c.log_limited), (&f::LOG_LOST, |c| &c.log_lost)]);
-    page.single(&f::LIMIT_FULL, ctx.shared.limiter.full() as f64);
-}
-
-fn helpers(ctx: &Context, page: &mut Page) {
-    type Of = fn(&HelperCounters) -> &Counter;
-    let counters: [(_, Of); 4] = [
-        (&f::HELPER_CONNECTIONS, |c| &c.connections),
-        (&f::HELPER_REWRITTEN, |c| &c.rewritten),
-        (&f::HELPER_DROPPED, |c| &c.dropped),
-        (&f::EXPECTATIONS_REFUSED, |c| &c.refused),
-    ];
-    for (family, get) in counters {
-        let mut samples = page.family(family);
-        for kind in HelperKind::ALL {
-            samples.add(&[kind.name()], each(ctx).map(|(_, c)| number(get(&c.helpers[kind as usize]))).sum());
-        }
-    }
-    let fates = || HelperKind::ALL.into_iter().map(|kind| (kind.name(), ctx.shared.expectations.fates(kind)));
-    let mut now = page.family(&f::EXPECTATIONS);
-    fates().for_each(|(helper, x)| now.add(&[helper], x.live() as f64));
-    let mut created = page.family(&f::EXPECTATIONS_CREATED);
-    fates().for_each(|(helper, x)| created.add(&[helper], load(&x.created)));
-    let mut ended = page.family(&f::EXPECTATIONS_ENDED);
-    for (helper, x) in fates() {
-        for (outcome, n) in [("used", &x.used), ("expired", &x.expired), ("withdrawn", &x.withdrawn)] {
-            ended.add(&[helper, outcome], load(n));
-        }
-    }
-}
-
-fn workers(ctx: &Context, page: &mut Page) {
-    let states = || ctx.workers.iter().enumerate().map(|(i, w)| (i.to_string(), w));
-    let mut info = page.family(&f::WORKER_INFO);
-    for (worker, w) in states() {
-        info.add(&[&worker, &w.cpu.map_or(String::new(), |c| c.to_string())], 1.0);
-    }
-    let mut up = page.family(&f::WORKER_UP);
-    states().for_each(|(worker, w)| up.add(&[&worker], truth(w.alive.load(Ordering::Relaxed))));
-    let mut time = page.family(&f::WORKER_SECONDS);
-    for (worker, c) in each(ctx) {
-        for (state, n) in [("busy", &c.busy_ns), ("idle", &c.idle_ns), ("sleep", &c.sleep_ns)] {
-            time.add(&[&worker, state], number(n) / 1e9);
-        }
-    }
-    let mut bursts = page.family(&f::BURST_TIME);
-    for (worker, c) in each(ctx) {
-        bursts.add_durations(&[&worker], &c.burst_time, c.busy_ns.get());
-    }
-    let mut handed_off = page.family(&f::HANDED_OFF);
-    for (worker, c) in each(ctx) {
-        for r in HandoffReason::ALL {
-            handed_off.add(&[r.label(), &worker], number(&c.handed_off[*r as usize]));
-        }
-    }
-    by_worker(
-        ctx,
-        page,
-        &[
-            (&f::TAKEN_OVER, |c| &c.taken_over),
-            (&f::PUNTED, |c| &c.punted),
-            (&f::CHECKSUMS, |c| &c.checksums_completed),
-        ],
-    );
-}
-
-fn frames(ctx: &Context, page: &mut Page) {
-    by_worker(ctx, page, &[(&f::FRAMES_SIZE, |c| &c.frames_total)]);
-    let mut frames = page.family(&f::FRAMES);
-    for (worker, c) in each(ctx) {
-        let held = |get: fn(&InterfaceCounters) -> &Counter| c.interfaces.iter().map(|i| number(get(i))).sum();
-        for (place, n) in [
-            ("free", number(&c.frames_free)),
-            ("receive", held(|i| &i.frames_receive)),
-            ("transmit", held(|i| &i.frames_transmit)),
-            ("lent", number(&c.frames_lent)),
-            ("waiting", number(&c.frames_waiting)),
-        ] {
-            frames.add(&[&worker, place], n);
-        }
-    }
-    let names = &ctx.shared.current.load().policy.interfaces.clone();
-    let mut rings = page.family(&f::RING_FRAMES);
-    for (worker, c) in each(ctx) {
-        for (p, i) in names.iter().zip(&c.interfaces) {
-            rings.add(&[&p.name, &p.device, &worker, "receive"], number(&i.frames_receive));
-            rings.add(&[&p.name, &p.device, &worker, "transmit"], number(&i.frames_transmit));
-        }
-    }
-    page.single(&f::RING_SIZE, f64::from(RING));
-}
-
-/// What the kernel counts for each socket.
-fn kernel(ctx: &Context, page: &mut Page) {
-    let names = &ctx.shared.current.load().policy.interfaces.clone();
-    type Of = fn(&XskStatistics) -> u64;
-    let families: [(_, Of); 6] = [
-        (&f::XSK_DROPPED, |s| s.rx_dropped),
-        (&f::XSK_RING_FULL, |s| s.rx_ring_full),
-        (&f::XSK_FILL_EMPTY, |s| s.fill_ring_empty),
-        (&f::XSK_TX_EMPTY, |s| s.tx_ring_empty),
-        (&f::XSK_RX_INVALID, |s| s.rx_invalid),
-        (&f::XSK_TX_INVALID, |s| s.tx_invalid),
-    ];
-    let all = ctx.socket_statistics();
-    for (family, get) in families {
-        let mut samples = page.family(family);
-        for (q, s) in &all {
-            let i = &names[q.interface];
-            samples.add(&[&i.name, &i.device, &q.queue.to_string()], get(s) as f64);
-        }
     }
 }
 

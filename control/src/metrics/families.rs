@@ -102,6 +102,11 @@ families! {
             "Packets held beyond a rule's limit because too many sources are counted.";
     }
     "Translation" {
+        Gauge NAT_CONNECTIONS = "nat_connections" [chain rule] "Connections whose source the rule translates.";
+        Gauge NAT_ENDPOINTS = "nat_endpoints" [chain rule]
+            "Addresses times ports that the rule has for each protocol; masquerade has one address.";
+        Counter NAT_EXHAUSTED = "nat_exhausted_total" [chain rule]
+            "Connections that could not begin because the rule had no free address or port for them.";
         Gauge MAPPINGS = "nat_mappings" [family]
             "Sources that are bound to an outside endpoint: endpoint-independent, or moved to another port.";
     }
@@ -161,6 +166,9 @@ families! {
             "Neighbours the kernel was asked to resolve or confirm.";
     }
 }
+
+/// Labels of the two address families, in the order in which figures about them are kept.
+pub(super) const FAMILIES: [&str; 2] = ["ipv4", "ipv6"];
 
 /// What the labels say: name, values.
 pub(super) const LABELS: &[(&str, &str)] = &[

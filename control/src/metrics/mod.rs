@@ -1,5 +1,7 @@
 //! Prometheus metrics, gathered from the workers' plain counters when somebody asks, and health over HTTP.
 
+mod by_policy;
+mod by_worker;
 mod collect;
 mod families;
 mod page;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use dataplane::packet::protocol;
-use dataplane::policy::{InterfacePolicy, List, Policy, Rule};
+use dataplane::policy::{InterfacePolicy, List, Policy, PortChoice, Rule, SourceNat, SourceTranslation};
 use dataplane::route::{Fib, Interface};
 use dataplane::worker::counters::by_protocol;
 use dataplane::worker::shared::Shared;
@@ -21,7 +21,15 @@ fn context(rules: usize) -> Arc<Context> {
     let shared = Shared::new(2, 1, 1024, 16).unwrap();
     let interface = InterfacePolicy { name: "lan".into(), device: "eth1".into(), zone: 0 };
     let rules = (0..rules).map(|i| Rule { name: format!("r{i}"), ..Rule::default() }).collect();
-    let policy = Policy { rules, interfaces: vec![interface], max_connections: 1024, ..Policy::default() };
+    let addresses = vec![("192.0.2.0".parse().unwrap(), "192.0.2.3".parse().unwrap())];
+    let choice = PortChoice { ports: Some((5000, 5009)), ..PortChoice::default() };
+    let nat = |name: &str, translate| SourceNat { name: name.into(), translate, ..SourceNat::default() };
+    let source_nat = vec![
+        nat("pool", SourceTranslation::Pool { addresses, choice }),
+        nat("except", SourceTranslation::None),
+        nat("rest", SourceTranslation::Masquerade(PortChoice::default())),
+    ];
+    let policy = Policy { rules, source_nat, interfaces: vec![interface], max_connections: 1024, ..Policy::default() };
     let fib = Fib { interfaces: vec![Interface { ifindex: 7, up: true, ..Interface::default() }], ..Fib::default() };
     shared.current.publish(Some(Arc::new(policy)), Some(Arc::new(fib)));
     Arc::new(Context {
@@ -61,8 +69,17 @@ fn names_and_samples_follow_the_conventions() {
     let udp6 = by_protocol(true, protocol::UDP);
     ctx.shared.workers[1].counters.created[udp6].add(3);
     ctx.shared.workers[1].counters.ended[udp6].add(1);
+    let pool = tallies.of(1, List::SourceNat, 0).unwrap();
+    pool.begun.add(7);
+    pool.ended.add(2);
+    pool.exhausted.inc();
     let text = text(&ctx);
+    assert!(!text.contains("nat_connections{chain=\"nat.source\",rule=\"except\"}"), "{text}");
     for line in [
+        "sluice_nat_connections{chain=\"nat.source\",rule=\"pool\"} 5",
+        "sluice_nat_exhausted_total{chain=\"nat.source\",rule=\"pool\"} 1",
+        "sluice_nat_endpoints{chain=\"nat.source\",rule=\"pool\"} 40",
+        "sluice_nat_endpoints{chain=\"nat.source\",rule=\"rest\"} 64512",
         "sluice_dropped_packets_total{reason=\"no_route\",worker=\"1\"} 1",
         "sluice_interface_receive_packets_total{interface=\"lan\",device=\"eth1\",worker=\"1\"} 5",
         "sluice_handed_off_packets_total{reason=\"icmp_error\",worker=\"0\"} 1",
@@ -114,7 +131,7 @@ fn of_many_rules_only_some_have_series_of_their_own() {
         tallies.count(0, List::Forward, i, 1);
     }
     let text = text(&ctx);
-    let of: Vec<&str> = text.lines().filter(|l| l.starts_with("sluice_rule_packets_total{")).collect();
+    let of: Vec<&str> = text.lines().filter(|l| l.starts_with("sluice_rule_packets_total{chain=\"policy\"")).collect();
     let line = |rule: &str, n| format!("sluice_rule_packets_total{{chain=\"policy\",rule=\"{rule}\"}} {n}");
     assert_eq!(of.len(), 258);
     for wanted in [line("r0", 1), line("r255", 1), line("(default)", 1), line("(others)", 10_000 - 256)] {

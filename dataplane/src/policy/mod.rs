@@ -14,7 +14,7 @@ pub use matcher::{Facts, Family, IcmpTypes, Match, States, TcpFlags, Zones};
 pub use rule::{Action, Limit, Log, Place, Rate, Reject, Rule};
 pub use set::{AddressSet, PortSet};
 pub use succession::{Succession, TIMEOUTS};
-pub use tally::{List, Tallies};
+pub use tally::{List, Tallies, Tally};
 
 use std::net::IpAddr;
 

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use super::{Policy, Timeouts};
+use super::{List, Policy, Timeouts};
 
 /// Half of the values of a timeouts' index: the most different timeouts one policy can have.
 pub const TIMEOUTS: usize = 128;
@@ -21,6 +21,9 @@ pub struct Succession {
     upper: bool,
     /// For each rule of the policy before, its index in this one; [`Policy::GONE`] when there is none.
     rules: Vec<u16>,
+    /// The same for its source and its destination translations.
+    source_nat: Vec<u16>,
+    destination_nat: Vec<u16>,
     /// Whether connections that the policy would not let begin any more shall go.
     pub revalidate: bool,
 }
@@ -32,10 +35,13 @@ impl Policy {
     /// Makes this policy, as compiled, the one that follows `former`. Rules are the same when they have the
     /// same name.
     pub fn follow(&mut self, former: &Policy, revalidate: bool) {
-        let index: HashMap<&str, u16> = self.rules.iter().zip(0..).map(|(r, i)| (r.name.as_str(), i)).collect();
-        let successor = |name: &String| index.get(name.as_str()).copied().unwrap_or(Self::GONE);
-        let rules = former.rules.iter().map(|r| successor(&r.name)).collect();
-        self.succession = Succession { upper: !former.succession.upper, rules, revalidate };
+        self.succession = Succession {
+            upper: !former.succession.upper,
+            rules: successors(&former.rules, &self.rules, |r| &r.name),
+            source_nat: successors(&former.source_nat, &self.source_nat, |r| &r.name),
+            destination_nat: successors(&former.destination_nat, &self.destination_nat, |r| &r.name),
+            revalidate,
+        };
         let base = self.timeouts_of_all();
         for r in &mut self.rules {
             r.timeouts += base;
@@ -74,6 +80,22 @@ impl Policy {
         };
         (rule, self.rules.get(usize::from(rule)).map_or(self.timeouts_of_all(), |r| r.timeouts))
     }
+
+    /// What the index of a source or destination translation of the policy before is in this one.
+    pub fn translation_successor(&self, list: List, rule: u16) -> Option<u16> {
+        let all = match list {
+            List::SourceNat => &self.succession.source_nat,
+            List::DestinationNat => &self.succession.destination_nat,
+            List::Forward | List::Tracking => return None,
+        };
+        all.get(usize::from(rule)).copied().filter(|i| *i != Self::GONE)
+    }
+}
+
+/// The index in `now` of each rule of `former`, by name; [`Policy::GONE`] when it is not there.
+fn successors<R>(former: &[R], now: &[R], name: impl Fn(&R) -> &String) -> Vec<u16> {
+    let index: HashMap<&String, u16> = now.iter().zip(0..).map(|(r, i)| (name(r), i)).collect();
+    former.iter().map(|r| index.get(name(r)).copied().unwrap_or(Policy::GONE)).collect()
 }
 
 #[cfg(test)]

@@ -49,9 +49,17 @@ impl List {
 
 /// What one worker has counted for one rule.
 #[derive(Debug, Default)]
-struct Tally {
-    packets: Counter,
-    bytes: Counter,
+pub struct Tally {
+    /// Packets it has decided.
+    pub packets: Counter,
+    /// Their bytes.
+    pub bytes: Counter,
+    /// Connections whose source it translates, begun.
+    pub begun: Counter,
+    /// Connections whose source it translated, ended.
+    pub ended: Counter,
+    /// Connections that could not begin because it had no free address or port for them.
+    pub exhausted: Counter,
 }
 
 /// The counts of all rules of a policy.
@@ -85,20 +93,28 @@ impl Tallies {
         Tallies { starts, workers: (0..workers).map(of_worker).collect() }
     }
 
+    /// What a worker counts for a rule; to be written by that worker only.
+    pub fn of(&self, worker: u16, list: List, rule: usize) -> Option<&Tally> {
+        Some(&**self.workers.get(usize::from(worker))?.get(self.starts[list as usize] + rule)?)
+    }
+
     /// Counts a packet that the rule has decided; to be called by that worker only.
     pub fn count(&self, worker: u16, list: List, rule: usize, bytes: u64) {
-        let all = self.workers.get(usize::from(worker));
-        if let Some(t) = all.and_then(|all| all.get(self.starts[list as usize] + rule)) {
+        if let Some(t) = self.of(worker, list, rule) {
             t.packets.inc();
             t.bytes.add(bytes);
         }
     }
 
+    /// What each worker has counted for a rule.
+    pub fn each(&self, list: List, rule: usize) -> impl Iterator<Item = &Tally> {
+        let i = self.starts[list as usize] + rule;
+        self.workers.iter().filter_map(move |w| w.get(i)).map(|t| &**t)
+    }
+
     /// Packets and bytes that the rule has decided, of all workers.
     pub fn total(&self, list: List, rule: usize) -> (u64, u64) {
-        let i = self.starts[list as usize] + rule;
-        let all = self.workers.iter().filter_map(|w| w.get(i));
-        all.fold((0, 0), |(packets, bytes), t| (packets + t.packets.get(), bytes + t.bytes.get()))
+        self.each(list, rule).fold((0, 0), |(packets, bytes), t| (packets + t.packets.get(), bytes + t.bytes.get()))
     }
 }
 

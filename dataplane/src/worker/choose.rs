@@ -5,6 +5,7 @@ use super::family::{Family, Member, Packet};
 use super::reason::DropReason;
 use super::rules::count;
 use super::shared::Shared;
+use super::translations::Translator;
 use crate::conntrack::{CtState, Expectation, ExpectedTarget, Key, Status};
 use crate::io::Port;
 use crate::nat::{self, Endpoint, Range, endpoint, prefix};
@@ -33,6 +34,8 @@ pub(super) struct Source<A> {
     pub(super) reply: Key<A>,
     /// The source's mapping that it is counted in.
     pub(super) mapping: Option<Bound<A>>,
+    /// The rule that translates it.
+    by: Option<Translator>,
 }
 
 /// A source and what it is bound to.
@@ -111,6 +114,10 @@ pub(super) fn source<P: Port, A: Member>(
     if let Some(i) = rule {
         count(w, p, List::SourceNat, i);
     }
+    let by = match rule {
+        Some(i) => Some(Translator { list: List::SourceNat, rule: i as u16 }),
+        None => both_ends.and(to.rule).map(|i| Translator { list: List::DestinationNat, rule: i as u16 }),
+    };
     let first = addresses.first().ok_or(DropReason::NatNoAddress)?.0;
     let shared = &w.shared;
     let mappings = A::mappings(shared);
@@ -147,11 +154,16 @@ pub(super) fn source<P: Port, A: Member>(
             ok
         }),
     };
-    let reply = reply.ok_or(DropReason::NatExhausted)?;
+    let Some(reply) = reply else {
+        if let Some(t) = by.and_then(|by| w.tally(by)) {
+            t.exhausted.inc();
+        }
+        return Err(DropReason::NatExhausted);
+    };
     let outside = endpoint(&reply);
     let moved = outside.port != flow.tuple.sport && to.announced.is_none();
     let mapping = (independent.is_some() || moved).then_some(Bound { source: at, outside, independent });
-    Ok(Source { reply, mapping })
+    Ok(Source { reply, mapping, by })
 }
 
 /// The addresses and ports that a source can have.
@@ -223,7 +235,7 @@ pub(super) fn source_at_host<P: Port, A: Member>(
     let range =
         Range { addresses: &[(own, own)], ports, random: false, persistent: false, reserved: None, moved: None };
     let reply = nat::source(flow, &range, &mut w.random, claims(&w.shared, w.id, t));
-    Ok(Source { reply: reply.ok_or(DropReason::NatExhausted)?, mapping: None })
+    Ok(Source { reply: reply.ok_or(DropReason::NatExhausted)?, mapping: None, by: None })
 }
 
 /// What takes a reply key if nobody else has it.
@@ -234,8 +246,18 @@ fn claims<A: Member>(shared: &Shared, id: u16, t: &Family<A>) -> impl Fn(&Key<A>
     }
 }
 
-/// Counts a confirmed connection in the mappings it belongs to.
-pub(super) fn hold<P: Port, A: Member>(w: &Core<P>, to: &Destination<A>, from: &Source<A>) {
+/// Counts a confirmed connection in the mappings it belongs to, and for the rule that translates its source.
+pub(super) fn hold<P: Port, A: Member>(
+    w: &Core<P>,
+    t: &mut Family<A>,
+    slot: u32,
+    to: &Destination<A>,
+    from: &Source<A>,
+) {
+    t.translations.set(slot, from.by);
+    if let Some(tally) = from.by.and_then(|by| w.tally(by)) {
+        tally.begun.inc();
+    }
     let mappings = A::mappings(&w.shared);
     if let Some(b) = &from.mapping {
         mappings.add(&b.source, &b.outside, b.independent, Some(to.flow.tuple.dst));

@@ -7,11 +7,12 @@ use super::counters::Counters;
 use super::events::Subscription;
 use super::reason::{DropReason, HandoffReason};
 use super::shared::{Handed, Lent, NeighbourRequest, Punt, Shared, ToHost};
+use super::translations::Translator;
 use crate::conntrack::Ticks;
 use crate::io::host::HostFlow;
 use crate::io::{Frame, FramePool, Port};
 use crate::nat::Random;
-use crate::policy::InterfaceId;
+use crate::policy::{InterfaceId, Tally};
 use crate::snapshot::Snapshot;
 
 /// Connections a worker reserves of the common limit at a time.
@@ -69,6 +70,11 @@ impl<P: Port> Core<P> {
 
     pub(super) fn counters(&self) -> &Counters {
         &self.shared.workers[usize::from(self.id)].counters
+    }
+
+    /// What this worker counts for a rule of the policy.
+    pub(super) fn tally(&self, by: Translator) -> Option<&Tally> {
+        self.snapshot.tallies.of(self.id, by.list, usize::from(by.rule))
     }
 
     /// Counts the drop and gives the frame back.

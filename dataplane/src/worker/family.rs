@@ -13,6 +13,7 @@ use super::host;
 use super::limits::Sources;
 use super::neighbour::Neighbours;
 use super::shared::{Handed, Shared, WorkerShared};
+use super::translations::Translations;
 use crate::conntrack::fragment::Fragments;
 use crate::conntrack::{Connection, Direction, Key, Master, Slab, SlabView, Status, Table};
 use crate::io::{Frame, Port};
@@ -84,6 +85,7 @@ pub(super) struct Family<A: Member> {
     pub(super) neighbours: Neighbours<A>,
     pub(super) fragments: Fragments<A>,
     pub(super) sources: Sources<A>,
+    pub(super) translations: Translations,
     /// Of connections that a helper reads, by slot.
     pub(super) extensions: HashMap<u32, Extension, RandomState>,
     /// The packets of the current burst.
@@ -133,13 +135,15 @@ impl Member for V6 {
 
 impl<A: Member> Family<A> {
     pub(super) fn new(view: SlabView) -> io::Result<Self> {
-        let table = Table::new(view.capacity())?;
+        let capacity = view.capacity();
+        let table = Table::new(capacity)?;
         Ok(Family {
             slab: Slab::new(view)?,
             table,
             neighbours: Neighbours::default(),
             fragments: Fragments::default(),
             sources: Sources::default(),
+            translations: Translations::new(capacity)?,
             extensions: HashMap::default(),
             burst: Vec::with_capacity(crate::io::BURST),
         })
@@ -196,6 +200,13 @@ impl<A: Member> Family<A> {
         }
         w.release_connection();
         w.counters().ended[by_protocol(A::V6, c.proto)].inc();
+        if let Some(by) = self.translations.get(slot)
+            && let policy = &w.snapshot.policy
+            && let Some(by) = if policy.is_own(c.timeouts) { Some(by) } else { by.successor(policy) }
+            && let Some(tally) = w.tally(by)
+        {
+            tally.ended.inc();
+        }
         if !w.listeners.is_empty() {
             w.tell(EventKind::Destroy(why.into()), &c);
         }

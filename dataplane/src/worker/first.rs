@@ -100,7 +100,7 @@ pub(super) fn first<P: Port, A: Member>(
         unreserve(w, t, &c, p.hash);
         return Err(if tracked == Tracked::Valid { DropReason::TableFull } else { DropReason::Invalid });
     };
-    choose::hold(w, &destination, &source);
+    choose::hold(w, t, slot, &destination, &source);
     if let Some(kind) = helper {
         t.extensions.insert(slot, Extension::new(kind));
         w.counters().helpers[kind as usize].connections.inc();

@@ -30,6 +30,7 @@ pub mod steering;
 mod succession;
 mod tasks;
 mod track;
+mod translations;
 mod unreachable;
 
 pub use directory::Directory;

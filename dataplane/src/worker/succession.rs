@@ -137,6 +137,7 @@ fn adopt<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, s: &Snapshot, s
             A::mappings(&w.shared).renew(&source(&c), independent);
         }
     }
+    t.translations.set(slot, t.translations.get(slot).and_then(|by| by.successor(&s.policy)));
     let (rule, timeouts) = s.policy.successors(c.rule);
     let c = t.slab.get_mut(slot);
     (c.rule, c.timeouts) = (rule, timeouts);

@@ -30,18 +30,19 @@ def outcomes(lab, count):
     return out
 
 
-@test(start=False, kernel=False, rows=(('connections', 'connections_per_source'), ('rate', 'new_per_second_per_source')))
+@test(start=False, kernel=False, rows=(
+    ('connections', 'connections_per_source', 5), ('rate', 'new_per_second_per_source', 2)))
 def of_a_source(lab, row):
     """A client beyond its limit is refused, told and counted; others are not concerned."""
     policy = base(1)
-    policy['conntrack'] = {'limits': {row[1]: 5}}
+    policy['conntrack'] = {'limits': {row[1]: row[2]}}
     lab.gateway.start(policy)
     lab.serve(lab.server)
     seen = outcomes(lab, 15)
     assert udp_ask(lab.client2, SERVER)[0] == WAN
     refused = seen.count('EHOSTUNREACH')
     # Time passes: the rate may admit some more.
-    assert seen[:5] == [WAN] * 5 and (refused == 10 or row[0] == 'rate' and refused >= 5), seen
+    assert seen[:row[2]] == [WAN] * row[2] and (refused == 10 or row[0] == 'rate' and refused >= 5), seen
     assert lab.gateway.dropped('source_' + row[0]) == refused
 
 

@@ -25,7 +25,7 @@ def bound(ns, kind, address, port):
     """A socket; of TCP, several may have one address and port."""
     with ns:
         s = socket.socket(socket.AF_INET, kind)
-    s.settimeout(2)
+    s.settimeout(5)
     if kind == socket.SOCK_STREAM:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -78,7 +78,7 @@ def filtering_tcp(lab, row):
         for ns, admitted in ((lab.outside, stranger), (lab.server, other_port)):
             s = bound(ns, socket.SOCK_STREAM, '0.0.0.0', 0)
             with s:
-                s.settimeout(2 if admitted else 0.5)
+                s.settimeout(5 if admitted else 0.5)
                 try:
                     s.connect(seen)
                     waiting.accept()[0].close()

@@ -46,8 +46,16 @@ impl Answers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Attaches the program if `coming`, which is about to take effect, leads connections to the host.
+    ///
+    /// # Errors
+    /// When the kernel refuses the program.
+    pub(crate) fn prepare(&self, coming: &Policy) -> anyhow::Result<()> {
+        if leads_to_host(coming, &self.shared.current.load().fib) { self.ensure_attached(coming) } else { Ok(()) }
+    }
+
     /// Attaches the program if `policy` leads connections to the host, and has it go otherwise, as soon as the
-    /// last of them has ended. To be called before the policy is published, and when the host's addresses
+    /// last of them has ended. To be called when another policy is in force, and when the host's addresses
     /// have changed.
     ///
     /// # Errors

@@ -184,6 +184,7 @@ pub(super) const FAMILIES: [&str; 2] = ["ipv4", "ipv6"];
 pub(super) const LABELS: &[(&str, &str)] = &[
     ("version", "the release"),
     ("kind", "`forward`, `source_nat` or `destination_nat`"),
+    ("result", "of `reload_total`: `success`, `failure` or `rollback`"),
     ("interface", "the interface's name in the policy"),
     ("device", "the kernel's name for it"),
     ("queue", "number of the device's queue"),

@@ -34,11 +34,18 @@ pub(super) fn apply(ctx: &Context, config: &Config) -> Result<Applied, String> {
     let policy = Arc::new(policy);
     let before = revalidated(ctx);
     ctx.coming.announce(&policy, &ctx.shared)?;
-    let generation = ctx.shared.publish_policy(policy);
+    if let Err(e) = ctx.answers.prepare(&policy) {
+        ctx.coming.withdraw();
+        return Err(format!("{e:#}"));
+    }
+    let generation = ctx.shared.publish_policy(policy.clone());
     ctx.adopted.store(generation, Ordering::Release);
     // The mirror notices by itself that another policy is in force.
     ctx.coming.withdraw();
     let waited = wait(ctx, generation, |w| &w.generation).and_then(|()| wait(ctx, generation, |w| &w.adopted));
+    if let Err(e) = ctx.answers.ensure_attached(&policy) {
+        tracing::error!("{e:#}");
+    }
     Ok(Applied { revalidated: revalidated(ctx) - before, late: waited.err() })
 }
 

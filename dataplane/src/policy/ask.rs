@@ -1,9 +1,7 @@
-//! Asking a policy: the first rule of a list that matches. Beside the rules, interfaces have a say with the
-//! addresses they have at the moment.
+//! Asking a policy: the first rule of a list that matches.
 
 use super::{Action, DestinationNat, Facts, Limit, Policy, Rule, SourceNat, TrackingRule};
-use crate::route::FibFamily;
-use crate::snapshot::Snapshot;
+use crate::packet::Address;
 
 /// Who asks the rules, and what comes of it beside the answer.
 pub trait Witness<A> {
@@ -28,15 +26,13 @@ impl<A> Witness<A> for Nobody {
 impl Policy {
     /// The index of no rule: the default decided.
     pub const DEFAULT: u16 = u16::MAX;
-}
 
-impl Snapshot {
     /// The rule that decides and what it does, [`Policy::DEFAULT`] for the default. Rules on the way to it may
     /// change the mark in `facts`.
-    pub fn verdict<A: FibFamily>(&self, facts: &mut Facts<A>, witness: &mut impl Witness<A>) -> (u16, Action) {
-        for (rule, i) in self.policy.rules.iter().zip(0..) {
+    pub fn verdict<A: Address>(&self, facts: &mut Facts<A>, witness: &mut impl Witness<A>) -> (u16, Action) {
+        for (rule, i) in self.rules.iter().zip(0..) {
             let within = |l: &Limit| witness.is_within(l, facts) != l.over;
-            if !rule.matcher.matches(facts, &self.fib.interfaces) || !rule.limit.as_ref().is_none_or(within) {
+            if !rule.matcher.matches(facts) || !rule.limit.as_ref().is_none_or(within) {
                 continue;
             }
             facts.mark = rule.mark.unwrap_or(facts.mark);
@@ -45,21 +41,21 @@ impl Snapshot {
                 return (i, rule.action);
             }
         }
-        (Policy::DEFAULT, self.policy.default)
+        (Self::DEFAULT, self.default)
     }
 
     /// The first tracking rule that matches, with its index.
-    pub fn tracking<A: FibFamily>(&self, facts: &Facts<A>) -> Option<(usize, &TrackingRule)> {
-        self.policy.tracking.iter().enumerate().find(|(_, r)| r.matcher.matches(facts, &self.fib.interfaces))
+    pub fn tracking<A: Address>(&self, facts: &Facts<A>) -> Option<(usize, &TrackingRule)> {
+        self.tracking.iter().enumerate().find(|(_, r)| r.matcher.matches(facts))
     }
 
     /// The first destination translation that matches, with its index.
-    pub fn destination_nat<A: FibFamily>(&self, facts: &Facts<A>) -> Option<(usize, &DestinationNat)> {
-        self.policy.destination_nat.iter().enumerate().find(|(_, r)| r.matcher.matches(facts, &self.fib.interfaces))
+    pub fn destination_nat<A: Address>(&self, facts: &Facts<A>) -> Option<(usize, &DestinationNat)> {
+        self.destination_nat.iter().enumerate().find(|(_, r)| r.matcher.matches(facts))
     }
 
     /// The first source translation that matches, with its index.
-    pub fn source_nat<A: FibFamily>(&self, facts: &Facts<A>) -> Option<(usize, &SourceNat)> {
-        self.policy.source_nat.iter().enumerate().find(|(_, r)| r.matcher.matches(facts, &self.fib.interfaces))
+    pub fn source_nat<A: Address>(&self, facts: &Facts<A>) -> Option<(usize, &SourceNat)> {
+        self.source_nat.iter().enumerate().find(|(_, r)| r.matcher.matches(facts))
     }
 }

@@ -32,7 +32,6 @@ mod tasks;
 mod track;
 mod translations;
 mod unreachable;
-mod wiring;
 
 pub use directory::Directory;
 pub use first::SETUP_SAMPLE;

@@ -207,6 +207,23 @@ def translation_begins_and_ends(lab):
 
 
 @test(workers=BOTH, kernel=False)
+def redirection_begins_and_ends(lab):
+    """A redirection to the gateway host comes with a reload, and goes: its connections stay with the host."""
+    lab.serve(lab.server)
+    redirect = base(lab.workers)
+    redirect['nat']['destination'].insert(0, {'name': 'here', 'from': 'inside',
+                                              'match': {'protocol': 'tcp', 'port': ECHO}, 'translate': 'redirect'})
+    assert tcp_ask(lab.client, SERVER)[0] == WAN
+    lab.serve(lab.gw, http=8081)
+    for _ in range(3):
+        lab.gateway.reload(redirect)
+        with Conversation(lab.client, SERVER) as talk:
+            assert talk.ask()[0] == CLIENT, 'the gateway host does not answer'
+            lab.gateway.reload(base(lab.workers))
+            assert tcp_ask(lab.client, SERVER)[0] == WAN and talk.ask()[0] == CLIENT
+
+
+@test(workers=BOTH, kernel=False)
 def zones_change(lab):
     """Interfaces change their zones and their order in the file; connections and rules follow."""
     lab.serve(lab.server)

@@ -133,6 +133,10 @@ struct Subsets(HashMap<[usize; 2], bool>);
 
 impl Subsets {
     fn subset(&mut self, a: &AddressSet, b: &AddressSet) -> bool {
+        // What addresses interfaces will have is not known.
+        if !b.interfaces().iter().all(|i| a.interfaces().contains(i)) {
+            return false;
+        }
         let (large, check) = (b.ranges_v4().len() + b.ranges_v6().len() > 8, || {
             within(a.ranges_v4(), b.ranges_v4()) && within(a.ranges_v6(), b.ranges_v6())
         });
@@ -237,8 +241,11 @@ fn inside(map: &PrefixMap) -> (IpAddr, IpAddr) {
     (map.inside, last)
 }
 
-/// Whether a set has addresses between `first` and `last`, which are of one family.
+/// Whether a set has addresses between `first` and `last`, which are of one family, or may have.
 fn meets(set: &AddressSet, first: IpAddr, last: IpAddr) -> bool {
+    if !set.interfaces().is_empty() {
+        return true;
+    }
     match (first, last) {
         (IpAddr::V4(a), IpAddr::V4(b)) => overlap(set.ranges_v4(), V4(a.into()), V4(b.into())),
         (IpAddr::V6(a), IpAddr::V6(b)) => overlap(set.ranges_v6(), V6::from_bits(a.into()), V6::from_bits(b.into())),
@@ -257,7 +264,10 @@ fn addresses_meet(a: &AddressSet, b: &AddressSet) -> bool {
     fn meet<A: Address>(a: &[(A, A)], b: &[(A, A)]) -> bool {
         a.iter().any(|(first, last)| overlap(b, *first, *last))
     }
-    meet(a.ranges_v4(), b.ranges_v4()) || meet(a.ranges_v6(), b.ranges_v6())
+    !a.interfaces().is_empty()
+        || !b.interfaces().is_empty()
+        || meet(a.ranges_v4(), b.ranges_v4())
+        || meet(a.ranges_v6(), b.ranges_v6())
 }
 
 /// Whether the range from `first` to `last` meets one of the sorted, disjoint `ranges`.

@@ -77,14 +77,15 @@ pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>, beside: Besi
     let mut interfaces = interfaces(report, node, &mut names);
     if let Beside::Comparing(r) | Beside::Replacing(r) = beside {
         interfaces = running::in_order(interfaces, r);
+        names.interfaces = interfaces.iter().map(|i| i.name.clone()).collect();
     }
-    names.sets = sets(report, fields.get("sets"));
+    names.sets = sets(report, fields.get("sets"), &names);
     let conntrack = conntrack(report, fields.get("conntrack"));
     let workers = settings::workers(report, fields.get("workers"));
     let io = settings::io(report, fields.get("io"));
     let control = settings::control(report, fields.get("control"));
     let reload = settings::reload(report, fields.get("reload"));
-    let strict_reverse_path = settings::strict_reverse_path(report, fields.get("reverse_path"));
+    let strict_reverse_path = settings::strict_reverse_path(report, fields.get("reverse_path"), &names);
     let icmp_errors_per_second = icmp_errors(report, fields.get("icmp"));
     let tracking = tracking(report, fields.get("tracking"), &names);
     let clamp_mss = settings::clamp_mss(report, fields.get("tcp_mss"));

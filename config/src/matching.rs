@@ -149,8 +149,8 @@ pub(crate) fn conditions<'t>(report: &mut Report<'t>, rule: &Fields<'_, 't>, nam
         }
     }
     m.family = get("family").and_then(|n| choice(report, n, "an address family", &FAMILIES));
-    m.source = get("source").and_then(|n| addresses(report, n, &names.sets, "source"));
-    m.destination = get("destination").and_then(|n| addresses(report, n, &names.sets, "destination"));
+    m.source = get("source").and_then(|n| addresses(report, n, names, "source"));
+    m.destination = get("destination").and_then(|n| addresses(report, n, names, "destination"));
     m.protocols = get("protocol").and_then(|n| protocol_list(report, n));
     m.destination_port = get("port").and_then(|n| ports(report, n, &names.sets, "port"));
     m.source_port = get("source_port").and_then(|n| ports(report, n, &names.sets, "source_port"));
@@ -298,9 +298,9 @@ fn families_fit(report: &mut Report<'_>, fields: &Fields<'_, '_>, m: &Match) {
 
 /// The family of all addresses of a set; `None` when it has both or none.
 pub(crate) fn family(set: &AddressSet) -> Option<Family> {
-    match (set.ranges_v4().is_empty(), set.ranges_v6().is_empty()) {
-        (false, true) => Some(Family::V4),
-        (true, false) => Some(Family::V6),
+    match (set.concerns(Family::V4), set.concerns(Family::V6)) {
+        (true, false) => Some(Family::V4),
+        (false, true) => Some(Family::V6),
         _ => None,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use dataplane::policy::{InterfacePolicy, ZoneId, Zones};
+use dataplane::policy::{InterfaceId, InterfacePolicy, ZoneId, Zones};
 
 use crate::read::{Fields, Keys, scalar, some_items};
 use crate::report::{Report, Span, short};
@@ -19,11 +19,18 @@ const INTERFACE: Keys = Keys {
     foreign: &[("name", "the interface's name is the key above"), ("zones", "an interface has one `zone`")],
 };
 
+const BY_INTERFACE: Keys = Keys {
+    known: &["address"],
+    foreign: &[("interface", "write `{ address: wan }`"), ("file", "files stand in `sets`")],
+};
+
 /// What rules may refer to.
 #[derive(Default)]
 pub(crate) struct Names {
     /// Zones in the order of their first interface.
     pub(crate) zones: Vec<String>,
+    /// Interfaces in the order of the policy.
+    pub(crate) interfaces: Vec<String>,
     /// False when an interface could not be read, so that a zone may be missing through no fault of its user.
     pub(crate) zones_complete: bool,
     /// Named sets.
@@ -58,7 +65,8 @@ pub(crate) fn interfaces<'t>(
         let zone = fields.require(report, "zone", "an interface").and_then(|n| zone(report, n, names));
         names.zones_complete &= zone.is_some();
         if let (Some(name), Some(device), Some(zone)) = (name, device, zone) {
-            out.push(InterfacePolicy { name: name.to_owned(), device: device.to_owned(), zone });
+            names.interfaces.push(name.to_owned());
+            out.push(InterfacePolicy { name: name.to_owned(), device: device.to_owned(), vlan: 0, zone });
         }
     }
     out
@@ -115,6 +123,23 @@ pub(crate) fn zones<'t>(
         }
     }
     Some(set)
+}
+
+/// The interfaces whose addresses are meant, in `{ address: NAME }`.
+pub(crate) fn addresses_of<'t>(report: &mut Report<'t>, node: &Node<'t>, names: &Names) -> Vec<InterfaceId> {
+    let Some(fields) = Fields::of(report, node, "an address by interface", &BY_INTERFACE) else { return Vec::new() };
+    let Some(node) = fields.require(report, "address", "an address by interface") else { return Vec::new() };
+    let help = "name the interface, as in `{ address: wan }`";
+    let mut out = Vec::new();
+    for item in some_items(report, node, "`address`", help).unwrap_or_default() {
+        let Some(name) = scalar(report, item, "the name of an interface") else { continue };
+        match names.interfaces.iter().position(|i| i == name) {
+            Some(i) => out.push(i as InterfaceId),
+            None if !names.zones_complete => {}
+            None => report.unknown(item.at, "interface", name, names.interfaces.iter().map(String::as_str)),
+        }
+    }
+    out
 }
 
 /// A name that other parts of the policy refer to: a letter or `_`, then letters, digits, `_` and `-`.

@@ -113,7 +113,7 @@ pub(crate) fn scalar<'n, 't: 'n>(report: &mut Report<'t>, node: &'n Node<'t>, wh
 }
 
 /// `fe80::` without quotes is YAML for a map with the key `fe80:` and no value.
-fn looks_like_v6(entries: &[(Node<'_>, Node<'_>)]) -> bool {
+pub(crate) fn looks_like_v6(entries: &[(Node<'_>, Node<'_>)]) -> bool {
     match entries {
         [(Node { value: Value::Text(key), .. }, Node { value: Value::Null, .. })] => key.ends_with(':'),
         _ => false,

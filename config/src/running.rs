@@ -21,8 +21,13 @@ pub struct Fixed {
 /// The interfaces in the order of those that run, which the daemon's ports have; new ones behind them.
 pub(crate) fn in_order(mut all: Vec<InterfacePolicy>, running: &Running<'_>) -> Vec<InterfacePolicy> {
     let now = &running.config.policy.interfaces;
-    all.sort_by_key(|i| now.iter().position(|n| n.device == i.device).unwrap_or(now.len()));
+    all.sort_by_key(|i| now.iter().position(|n| same(n, i)).unwrap_or(now.len()));
     all
+}
+
+/// Whether two interfaces are the same part of the same device.
+fn same(a: &InterfacePolicy, b: &InterfacePolicy) -> bool {
+    (&a.device, a.vlan) == (&b.device, b.vlan)
 }
 
 /// Every setting in which `wanted` differs from what runs and that only a restart can change.
@@ -57,7 +62,7 @@ pub fn fixed(running: &Running<'_>, wanted: &Config) -> Vec<Fixed> {
 }
 
 fn interfaces(now: &[InterfacePolicy], then: &[InterfacePolicy]) -> Vec<Fixed> {
-    let without = |all: &[InterfacePolicy], i: &InterfacePolicy| all.iter().all(|o| o.device != i.device);
+    let without = |all: &[InterfacePolicy], i: &InterfacePolicy| !all.iter().any(|o| same(o, i));
     let added = then.iter().filter(|i| without(now, i)).map(|i| Fixed {
         key: format!("interfaces.{}.device", i.name),
         message: format!("the device {} cannot be added while sluice runs", i.device),

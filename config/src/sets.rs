@@ -7,9 +7,9 @@ use dataplane::packet::Address;
 use dataplane::policy::{AddressSet, PortSet};
 
 use crate::address::AddressRange;
-use crate::names::{identifier, is_identifier};
+use crate::names::{Names, addresses_of, identifier, is_identifier};
 use crate::port;
-use crate::read::{items, scalar, some_items};
+use crate::read::{items, looks_like_v6, scalar, some_items};
 use crate::report::{Report, short};
 use crate::yaml::{Node, Value};
 
@@ -27,7 +27,7 @@ pub(crate) enum Set {
 pub(crate) type Sets = HashMap<String, Set>;
 
 /// Reads `sets`.
-pub(crate) fn sets<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> Sets {
+pub(crate) fn sets<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>, names: &Names) -> Sets {
     let mut out = Sets::new();
     let Some(node) = node else { return out };
     let Value::Map(entries) = &node.value else {
@@ -40,7 +40,7 @@ pub(crate) fn sets<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> Sets
     };
     for (key, value) in entries {
         if let Some(name) = identifier(report, key, "the name of a set") {
-            let set = one(report, name, value);
+            let set = one(report, name, value, names);
             if matches!(set, Set::Empty) {
                 let help = "rules that use it alone match nothing until it has entries";
                 report.warning(key.at, format!("the set `{name}` is empty"), help);
@@ -51,12 +51,19 @@ pub(crate) fn sets<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> Sets
     out
 }
 
-fn one<'t>(report: &mut Report<'t>, name: &str, node: &Node<'t>) -> Set {
+fn one<'t>(report: &mut Report<'t>, name: &str, node: &Node<'t>, names: &Names) -> Set {
     let before = report.errors();
     let mut addresses = Vec::new();
     let mut ports = Vec::new();
     let entries = if matches!(node.value, Value::Null) { &[] } else { items(node) };
+    let mut interfaces = Vec::new();
     for item in entries {
+        if let Value::Map(entries) = &item.value
+            && !looks_like_v6(entries)
+        {
+            interfaces.extend(addresses_of(report, item, names));
+            continue;
+        }
         let Some(text) = scalar(report, item, "an address or a port") else { continue };
         // An address has a dot or a colon, a port has neither.
         if text.contains(['.', ':']) || !text.starts_with(|c: char| c.is_ascii_digit()) {
@@ -64,7 +71,7 @@ fn one<'t>(report: &mut Report<'t>, name: &str, node: &Node<'t>) -> Set {
         } else {
             ports.extend(port_range(report, item, text));
         }
-        if !addresses.is_empty() && !ports.is_empty() {
+        if !(addresses.is_empty() && interfaces.is_empty()) && !ports.is_empty() {
             let help = "make two sets of it";
             report.error_help(item.at, format!("the set `{name}` mixes addresses and ports"), help);
             break;
@@ -74,19 +81,27 @@ fn one<'t>(report: &mut Report<'t>, name: &str, node: &Node<'t>) -> Set {
         Set::Broken
     } else if !ports.is_empty() {
         Set::Ports(PortSet::new(ports))
-    } else if !addresses.is_empty() {
-        Set::Addresses(AddressSet::new(addresses))
+    } else if !(addresses.is_empty() && interfaces.is_empty()) {
+        Set::Addresses(AddressSet::new(addresses).with_interfaces(interfaces))
     } else {
         Set::Empty
     }
 }
 
 /// The addresses a rule names: literals, sets, or a list that mixes them.
-pub(crate) fn addresses<'t>(report: &mut Report<'t>, node: &Node<'t>, sets: &Sets, key: &str) -> Option<AddressSet> {
+pub(crate) fn addresses<'t>(report: &mut Report<'t>, node: &Node<'t>, names: &Names, key: &str) -> Option<AddressSet> {
+    let sets = &names.sets;
     let help = "leave the key out to match every address";
     let list = some_items(report, node, &format!("`{key}`"), help)?;
     let mut ranges = Vec::new();
+    let mut interfaces = Vec::new();
     for item in list {
+        if let Value::Map(entries) = &item.value
+            && !looks_like_v6(entries)
+        {
+            interfaces.extend(addresses_of(report, item, names));
+            continue;
+        }
         let Some(text) = scalar(report, item, "an address or the name of a set") else { continue };
         if !is_identifier(text) {
             ranges.extend(address(report, item, text));
@@ -95,7 +110,10 @@ pub(crate) fn addresses<'t>(report: &mut Report<'t>, node: &Node<'t>, sets: &Set
         match sets.get(text) {
             // The one set alone is shared, not copied: many rules may use a large one.
             Some(Set::Addresses(set)) if list.len() == 1 => return Some(set.clone()),
-            Some(Set::Addresses(set)) => ranges.extend(ranges_of(set)),
+            Some(Set::Addresses(set)) => {
+                ranges.extend(ranges_of(set));
+                interfaces.extend_from_slice(set.interfaces());
+            }
             Some(Set::Empty | Set::Broken) => {}
             Some(Set::Ports(_)) => {
                 report.error(item.at, format!("`{text}` is a set of ports: `{key}` wants addresses"));
@@ -103,7 +121,7 @@ pub(crate) fn addresses<'t>(report: &mut Report<'t>, node: &Node<'t>, sets: &Set
             None => report.unknown(item.at, "set", text, of_kind(sets, |s| matches!(s, Set::Addresses(_)))),
         }
     }
-    Some(AddressSet::new(ranges))
+    Some(AddressSet::new(ranges).with_interfaces(interfaces))
 }
 
 /// The ports a rule names: literals, sets, or a list that mixes them.

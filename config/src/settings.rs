@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use dataplane::policy::Zones;
+
+use crate::names::{Names, zones};
 use crate::read::{Fields, Keys, boolean, choice, number, scalar, some_items};
 use crate::report::{Report, short};
 use crate::yaml::{Node, Value};
@@ -210,10 +213,23 @@ pub(crate) fn reload<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> Re
     Reload { revalidate: revalidate.unwrap_or_default() }
 }
 
-/// Reads `reverse_path`: whether sources are checked against the routes.
-pub(crate) fn strict_reverse_path<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> bool {
+/// Reads `reverse_path`: the zones from which sources are checked against the routes.
+pub(crate) fn strict_reverse_path<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>, names: &Names) -> Zones {
     let words = [("strict", true), ("off", false)];
-    node.and_then(|n| choice(report, n, "a value of `reverse_path`", &words)).unwrap_or(false)
+    let what = "a value of `reverse_path`";
+    let mut strict = Zones::default();
+    let Some(node) = node else { return strict };
+    let Value::Map(entries) = &node.value else {
+        let all = choice(report, node, what, &words).unwrap_or(false);
+        return if all { Zones(u64::MAX) } else { strict };
+    };
+    for (key, value) in entries {
+        let zone = zones(report, key, names, "reverse_path", "write `reverse_path: strict` for all zones");
+        if let (Some(zone), Some(true)) = (zone, choice(report, value, what, &words)) {
+            strict.0 |= zone.0;
+        }
+    }
+    strict
 }
 
 /// Reads `tcp_mss`: whether the MSS of TCP connections is lowered to what fits.

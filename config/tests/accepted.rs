@@ -8,7 +8,7 @@ use dataplane::helper::HelperKind;
 use dataplane::packet::{Address, V4, V6};
 use dataplane::policy::{
     Action, AddressSet, DestinationTranslation, Family, Filtering, IcmpTypes, Match, PortChoice, PortSet, PrefixMap,
-    Reject, SourceLimits, SourceTranslation, TcpFlags, TrackingAction,
+    Reject, SourceLimits, SourceTranslation, TcpFlags, TrackingAction, Zones,
 };
 
 const HEAD: &str = "version: 1
@@ -40,8 +40,8 @@ fn ip(text: &str) -> IpAddr {
 fn contains(set: &Option<AddressSet>, address: &str) -> bool {
     let set = set.as_ref().expect("a condition");
     match ip(address) {
-        IpAddr::V4(a) => set.contains(V4(a.into())),
-        IpAddr::V6(a) => set.contains(V6::from_bits(a.into())),
+        IpAddr::V4(a) => set.contains(V4(a.into()), &[]),
+        IpAddr::V6(a) => set.contains(V6::from_bits(a.into()), &[]),
     }
 }
 
@@ -56,7 +56,7 @@ fn defaults() {
     assert!(c.policy.checksum);
     assert_eq!(c.policy.max_connections, 1_000_000);
     assert!(!c.policy.keep_unassured);
-    assert!(!c.policy.strict_reverse_path);
+    assert_eq!(c.policy.strict_reverse_path, Zones(0));
     assert_eq!(c.policy.icmp_errors_per_second, 1000);
     assert_eq!((c.workers.count, c.workers.cpus, c.workers.poll), (None, None, Poll::Adaptive));
     assert_eq!((c.io.mode, c.io.frames, c.io.on_failure), (IoMode::Auto, None, OnFailure::Closed));
@@ -94,7 +94,7 @@ conntrack:
     assert_eq!((c.workers.count, c.workers.cpus.as_deref(), c.workers.poll), (Some(2), Some(&[1, 3][..]), Poll::Busy));
     assert_eq!((c.io.mode, c.io.frames, c.io.on_failure), (IoMode::ZeroCopy, Some(65_536), OnFailure::Open));
     assert_eq!(c.control.metrics, Some("[::1]:9464".parse().expect("an address")));
-    assert!(c.policy.strict_reverse_path && !c.policy.checksum);
+    assert!(c.policy.strict_reverse_path == Zones(u64::MAX) && !c.policy.checksum);
     assert_eq!(c.policy.icmp_errors_per_second, 0);
     assert_eq!(c.policy.max_connections, 10_000_000);
     let tcp = TcpSettings { loose: false, liberal: true, ignore_invalid_rst: true, max_retrans: 5 };
@@ -342,6 +342,40 @@ fn actions() {
     );
     let id = |r: &dataplane::policy::Rule| r.limit.map(|l| l.rate.id);
     assert!(id(&again.policy.rules[0]) == id(&rules[5]) && id(&again.policy.rules[1]) != id(&rules[5]));
+}
+
+#[test]
+fn addresses_by_interface() {
+    let c = config(
+        "sets: { own: [{ address: lan }, 10.9.0.0/16] }
+nat:
+  destination:
+    - name: web
+      match: { protocol: tcp, destination: { address: wan }, port: 80 }
+      translate: { to: 10.0.0.1 }
+policy:
+  rules:
+    - { name: a, match: { source: own }, action: accept }
+    - { name: b, match: { source: [own, { address: [wifi, wan] }, 10.8.0.1] }, action: accept }
+",
+    );
+    let web = &c.policy.destination_nat[0].matcher;
+    assert_eq!((web.destination.as_ref().expect("a condition").interfaces(), web.family), (&[1][..], Some(Family::V4)));
+    let sources: Vec<_> = c
+        .policy
+        .rules
+        .iter()
+        .filter_map(|r| r.matcher.source.as_ref())
+        .map(|s| (s.interfaces(), s.ranges_v4().len()))
+        .collect();
+    assert_eq!(sources, [(&[0][..], 1), (&[0, 1, 2][..], 2)]);
+}
+
+#[test]
+fn reverse_path_by_zone() {
+    let of = |text: &str| config(&format!("reverse_path: {text}\n")).policy.strict_reverse_path;
+    assert_eq!(of("{ outside: strict, inside: off }"), Zones(0b10));
+    assert_eq!(of("off"), Zones(0));
 }
 
 #[test]

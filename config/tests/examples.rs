@@ -15,7 +15,7 @@ fn load(name: &str) -> config::Config {
 fn home() {
     let c = load("home.yaml");
     assert_eq!(c.policy.zones, ["inside", "guests", "outside"]);
-    assert!(c.policy.strict_reverse_path);
+    assert!(c.policy.strict_reverse_path.contains(0));
     assert_eq!(c.policy.source_nat.len(), 2);
     assert_eq!(c.policy.rules.len(), 7);
 }

@@ -23,7 +23,7 @@ pub(crate) struct Context {
     pub(crate) queues: Vec<Queue>,
     /// Read the statistics of each queue's socket, and keep it open.
     pub(crate) monitors: Mutex<Vec<Option<Monitor>>>,
-    /// The kernel's index of each interface's device when it was attached.
+    /// The kernel's index of the device of each interface when it was attached.
     pub(crate) attached: Vec<u32>,
     /// The steering programs.
     pub(crate) steering: Arc<Steering>,
@@ -45,10 +45,10 @@ pub(crate) struct Context {
     pub(crate) running: AtomicBool,
 }
 
-/// One queue of one interface.
+/// One queue of one device.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    /// Index of the interface in the policy.
+    /// Index in the policy of the first interface on the device.
     pub(crate) interface: usize,
     /// Number of the queue.
     pub(crate) queue: u32,
@@ -116,7 +116,7 @@ impl Context {
     pub(crate) fn replaced(&self) -> Option<String> {
         let current = self.shared.current.load();
         let mut all = current.policy.interfaces.iter().zip(&current.fib.interfaces).zip(&self.attached);
-        all.find(|((_, i), attached)| i.ifindex != 0 && i.ifindex != **attached).map(|((p, _), _)| p.device.clone())
+        all.find(|((_, i), attached)| i.device != 0 && i.device != **attached).map(|((p, _), _)| p.device.clone())
     }
 
     /// Whether packets flow: workers run, and enough interfaces are up to forward between.
@@ -137,8 +137,8 @@ impl Context {
         let mut up = 0;
         let mut trouble = Vec::new();
         for ((p, i), attached) in current.policy.interfaces.iter().zip(&current.fib.interfaces).zip(&self.attached) {
-            let name = format!("interface {} ({})", p.name, p.device);
-            match i.ifindex {
+            let name = format!("interface {} ({p})", p.name);
+            match i.device {
                 0 => trouble.push(format!("{name} does not exist any more")),
                 n if n != *attached => trouble.push(format!("{name} was made anew and is not attached yet")),
                 _ if !i.up => trouble.push(format!("{name} is down or has no carrier")),

@@ -311,7 +311,7 @@ fn interface(ctx: &Context, all: &[&Counters], id: usize) -> Interface {
         addresses: (i.v4.iter().map(|(a, l)| with_prefix(a.ip(), *l)))
             .chain(i.v6.iter().map(|(a, l)| with_prefix(a.ip(), *l)))
             .collect(),
-        queues: (ctx.queues.iter().filter(|q| q.interface == id))
+        queues: (ctx.queues.iter().filter(|q| current.policy.interfaces[q.interface].device == p.device))
             .map(|q| Queue { queue: q.queue, worker: q.worker, xdp: q.xdp.to_owned(), mode: q.mode.to_owned() })
             .collect(),
         traffic: all.iter().map(|c| &c.interfaces[id]).collect(),

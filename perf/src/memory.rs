@@ -47,8 +47,8 @@ fn policy(max_connections: u32) -> Policy {
     Policy {
         zones: vec!["inside".into(), "outside".into()],
         interfaces: vec![
-            InterfacePolicy { name: "lan".into(), device: "lan0".into(), zone: 0 },
-            InterfacePolicy { name: "wan".into(), device: "wan0".into(), zone: 1 },
+            InterfacePolicy { name: "lan".into(), device: "lan0".into(), vlan: 0, zone: 0 },
+            InterfacePolicy { name: "wan".into(), device: "wan0".into(), vlan: 0, zone: 1 },
         ],
         rules: vec![
             rule("invalid", Match { states: states(&[CtState::Invalid]), ..Match::default() }, Action::Drop),
@@ -74,6 +74,7 @@ fn policy(max_connections: u32) -> Policy {
 fn fib() -> Fib {
     let interface = |i: usize, a: V4| Interface {
         ifindex: 1 + i as u32,
+        device: 1 + i as u32,
         mac: Mac(GATEWAY[i]),
         mtu: 1500,
         up: true,

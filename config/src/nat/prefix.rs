@@ -61,6 +61,11 @@ pub(super) fn prefix<'t>(report: &mut Report<'t>, node: &Node<'t>, m: &mut Match
         Side::Source => ("source", &mut m.source),
         Side::Destination => ("destination", &mut m.destination),
     };
+    if slot.as_ref().is_some_and(|set| !set.interfaces().is_empty()) {
+        let message = format!("`{key}` names an interface's address, which is not known beforehand");
+        report.error_help(pair.at, message, "a prefix translates fixed addresses: name them, or leave the key out");
+        return None;
+    }
     let translated = (pair.a.network(), pair.a.broadcast());
     let both = slot.as_ref().map_or_else(|| AddressSet::new([translated]), |set| clip(set, translated));
     if ranges_of(&both).next().is_none() {

@@ -22,6 +22,7 @@ use anyhow::{Context as _, bail};
 use config::{Config, OnFailure, Poll};
 use dataplane::io::punt::Injector;
 use dataplane::io::xsk::{self, WorkerIo};
+use dataplane::policy::InterfaceId;
 use dataplane::worker::shared::Shared;
 use dataplane::worker::{Options, Worker};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -148,12 +149,12 @@ async fn gateway(policies: &Arc<Policies>, watch_file: bool, signals: &mut Signa
     let answers = Arc::new(Answers::new(shared.clone()));
     let attachment = Attachment(steering.clone(), answers.clone());
     answers.ensure_attached(&config.policy)?;
-    let modes = steering.attach(config.io.mode)?;
+    let attached = steering.attach(config.io.mode)?;
 
     let ctx = Arc::new(Context {
         shared: shared.clone(),
         mirror: mirror.stats(),
-        queues: queues(&ios, &modes),
+        queues: queues(&ios, &attached),
         monitors: Mutex::new(ios.iter().flat_map(|io| &io.ports).map(|p| p.monitor().ok()).collect()),
         attached: steering.indices(),
         steering: steering.clone(),
@@ -258,7 +259,7 @@ async fn watch(ctx: &Context, mut ended: UnboundedReceiver<Ended>) -> anyhow::Re
 }
 
 fn open_ports(config: &Config, workers: usize) -> anyhow::Result<Vec<WorkerIo>> {
-    let devices: Vec<&str> = config.policy.interfaces.iter().map(|i| i.device.as_str()).collect();
+    let devices: Vec<&str> = config.policy.devices().iter().map(|(name, _)| *name).collect();
     for d in &devices {
         xsk::check_queues(d, workers as u32)?;
     }
@@ -271,15 +272,16 @@ fn open_ports(config: &Config, workers: usize) -> anyhow::Result<Vec<WorkerIo>> 
     (0..workers as u32).map(|queue| Ok(xsk::open_worker(queue, &devices, mode, config.io.frames)?)).collect()
 }
 
-fn queues(ios: &[WorkerIo], modes: &[&'static str]) -> Vec<Queue> {
+/// `attached` is the first interface on each device, and how its program is attached.
+fn queues(ios: &[WorkerIo], attached: &[(InterfaceId, &'static str)]) -> Vec<Queue> {
     let mut all = Vec::new();
     for (worker, io) in ios.iter().enumerate() {
-        for (interface, p) in io.ports.iter().enumerate() {
+        for ((interface, xdp), p) in attached.iter().zip(&io.ports) {
             all.push(Queue {
-                interface,
+                interface: usize::from(*interface),
                 queue: p.queue(),
                 worker,
-                xdp: modes[interface],
+                xdp,
                 mode: if p.zero_copy() { "zero-copy" } else { "copy" },
             });
         }

@@ -1,4 +1,4 @@
-//! The steering programs of all interfaces together.
+//! The steering programs of all devices together.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -6,18 +6,20 @@ use anyhow::Context;
 use dataplane::io::punt::Ingress;
 use dataplane::io::steer::{self, LocalKind, Steer, SteerCounters};
 use dataplane::io::xsk::{IoMode, XskPort};
-use dataplane::policy::Policy;
+use dataplane::policy::{InterfaceId, Policy};
 use dataplane::route::Interface;
 
 use crate::mirror::LocalAddresses;
 
-/// One steering program for each interface of the policy, in its order.
+/// One steering program for each device of the policy, in the order of a worker's ports.
 pub(crate) struct Steering(Mutex<Vec<One>>);
 
 struct One {
-    /// As messages name it: `interface lan`.
+    /// As messages name it, by its first interface: `interface lan`.
     name: String,
     steer: Steer,
+    /// The policy's interfaces on the device.
+    interfaces: Vec<InterfaceId>,
     mac: [u8; 6],
     accept_dhcp: bool,
 }
@@ -32,13 +34,13 @@ impl Steering {
             config::OnFailure::Closed => steer::OnFailure::Closed,
             config::OnFailure::Open => steer::OnFailure::Open,
         };
-        let load = |i: &dataplane::policy::InterfacePolicy| {
-            let name = format!("interface {}", i.name);
-            let steer = Steer::load(&i.device, on_failure).with_context(|| name.clone())?;
+        let load = |(device, interfaces): (&str, Vec<InterfaceId>)| {
+            let name = format!("interface {}", policy.interfaces[usize::from(interfaces[0])].name);
+            let steer = Steer::load(device, on_failure).with_context(|| name.clone())?;
             let mac = steer.link().mac;
-            Ok(One { name, steer, mac, accept_dhcp: false })
+            Ok(One { name, steer, interfaces, mac, accept_dhcp: false })
         };
-        Ok(Steering(Mutex::new(policy.interfaces.iter().map(load).collect::<anyhow::Result<_>>()?)))
+        Ok(Steering(Mutex::new(policy.devices().into_iter().map(load).collect::<anyhow::Result<_>>()?)))
     }
 
     fn all(&self) -> MutexGuard<'_, Vec<One>> {
@@ -50,17 +52,25 @@ impl Steering {
         self.all().iter().map(|o| (o.steer.link().name.clone(), o.steer.link().rx_queues)).collect()
     }
 
-    /// Each device's index in the kernel.
+    /// The kernel's index of each interface's device.
     pub(crate) fn indices(&self) -> Vec<u32> {
-        self.all().iter().map(|o| o.steer.link().index).collect()
+        self.by_interface(|o, _| o.steer.link().index)
     }
 
     /// How frames are handed to the kernel on each interface; final once the programs are attached.
     pub(crate) fn ingress(&self) -> Vec<Ingress> {
-        self.all().iter().map(|o| o.steer.ingress()).collect()
+        self.by_interface(|o, _| o.steer.ingress())
     }
 
-    /// Gives a queue's frames to the worker's ports, one for each interface.
+    /// What `get` says of each interface, in the policy's order.
+    fn by_interface<T>(&self, get: impl Fn(&One, InterfaceId) -> T) -> Vec<T> {
+        let all = self.all();
+        let mut found: Vec<_> = all.iter().flat_map(|o| o.interfaces.iter().map(|i| (*i, get(o, *i)))).collect();
+        found.sort_by_key(|(i, _)| *i);
+        found.into_iter().map(|(_, value)| value).collect()
+    }
+
+    /// Gives a queue's frames to the worker's ports, one for each device.
     ///
     /// # Errors
     /// When the kernel refuses a socket.
@@ -78,7 +88,8 @@ impl Steering {
     pub(crate) fn update(&self, interfaces: &[Interface], local: &LocalAddresses) -> anyhow::Result<()> {
         let kind = |translated: bool| if translated { LocalKind::Translated } else { LocalKind::Host };
         let addresses: Vec<_> = local.iter().map(|(a, t)| (*a, kind(*t))).collect();
-        for (o, i) in self.all().iter_mut().zip(interfaces) {
+        for o in self.all().iter_mut() {
+            let i = &interfaces[usize::from(o.interfaces[0])];
             let mut set = || {
                 o.steer.replace_locals(&addresses)?;
                 if i.ifindex == o.steer.link().index && i.mac.0 != o.mac {
@@ -96,11 +107,11 @@ impl Steering {
         Ok(())
     }
 
-    /// Attaches all programs. Returns the mode of each.
+    /// Attaches all programs. Returns the mode of each, with the first interface on its device.
     ///
     /// # Errors
     /// When the kernel refuses one; those attached before it stay so until [`Steering::detach`].
-    pub(crate) fn attach(&self, mode: config::IoMode) -> anyhow::Result<Vec<&'static str>> {
+    pub(crate) fn attach(&self, mode: config::IoMode) -> anyhow::Result<Vec<(InterfaceId, &'static str)>> {
         let mode = match mode {
             config::IoMode::Auto => IoMode::Auto,
             config::IoMode::ZeroCopy => IoMode::ZeroCopy,
@@ -116,11 +127,12 @@ impl Steering {
             if let Some(refused) = a.native_refused {
                 tracing::warn!("{device}: generic XDP, because the kernel refuses the native mode: {refused}");
             }
-            Ok(match a.mode {
+            let mode = match a.mode {
                 dataplane::io::link::XdpMode::Native => "native",
                 dataplane::io::link::XdpMode::Generic => "generic",
                 dataplane::io::link::XdpMode::Offloaded => "offloaded",
-            })
+            };
+            Ok((o.interfaces[0], mode))
         };
         self.all().iter_mut().map(attach).collect()
     }
@@ -134,12 +146,12 @@ impl Steering {
         }
     }
 
-    /// What each program has done so far; `None` where the kernel does not say.
-    pub(crate) fn counters(&self) -> Vec<Option<SteerCounters>> {
-        self.all().iter().map(|o| o.steer.counters().ok()).collect()
+    /// What each program has done so far, where the kernel says it, with the first interface on its device.
+    pub(crate) fn counters(&self) -> Vec<(InterfaceId, SteerCounters)> {
+        self.all().iter().filter_map(|o| Some((o.interfaces[0], o.steer.counters().ok()?))).collect()
     }
 
-    /// Takes the programs off their interfaces.
+    /// Takes the programs off their devices.
     pub(crate) fn detach(&self) {
         for o in self.all().iter_mut() {
             if let Err(e) = o.steer.detach() {

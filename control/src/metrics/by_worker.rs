@@ -61,10 +61,12 @@ pub(super) fn frames(ctx: &Context, page: &mut Page) {
             frames.add(&[&worker, place], n);
         }
     }
-    let names = &ctx.shared.current.load().policy.interfaces.clone();
+    let policy = ctx.shared.current.load().policy;
+    let devices = policy.devices();
     let mut rings = page.family(&f::RING_FRAMES);
     for (worker, c) in each(ctx) {
-        for (p, i) in names.iter().zip(&c.interfaces) {
+        for (_, interfaces) in &devices {
+            let (p, i) = (&policy.interfaces[usize::from(interfaces[0])], c.interface(interfaces[0]));
             rings.add(&[&p.name, &p.device, &worker, "receive"], number(&i.frames_receive));
             rings.add(&[&p.name, &p.device, &worker, "transmit"], number(&i.frames_transmit));
         }

@@ -142,8 +142,8 @@ fn interfaces(ctx: &Context, page: &mut Page) {
         ports.add(&[&i.name, &i.device, &q.queue.to_string(), &q.worker.to_string(), q.xdp, q.mode], 1.0);
     }
     let mut steered = page.family(&f::STEERED);
-    for (i, c) in names.iter().zip(ctx.steering.counters()) {
-        let Some(c) = c else { continue };
+    for (interface, c) in ctx.steering.counters() {
+        let i = &names[usize::from(interface)];
         for (verdict, n) in [
             ("to_kernel", c.passed),
             ("to_worker", c.redirected),

@@ -21,7 +21,7 @@ use crate::reload::Policies;
 
 fn context(rules: usize) -> Arc<Context> {
     let shared = Shared::new(2, 1, 1024, 16).unwrap();
-    let interface = InterfacePolicy { name: "lan".into(), device: "eth1".into(), zone: 0 };
+    let interface = InterfacePolicy { name: "lan".into(), device: "eth1".into(), vlan: 0, zone: 0 };
     let rules = (0..rules).map(|i| Rule { name: format!("r{i}"), ..Rule::default() }).collect();
     let addresses = vec![("192.0.2.0".parse().unwrap(), "192.0.2.3".parse().unwrap())];
     let choice = PortChoice { ports: Some((5000, 5009)), ..PortChoice::default() };
@@ -32,7 +32,8 @@ fn context(rules: usize) -> Arc<Context> {
         nat("rest", SourceTranslation::Masquerade(PortChoice::default())),
     ];
     let policy = Policy { rules, source_nat, interfaces: vec![interface], max_connections: 1024, ..Policy::default() };
-    let fib = Fib { interfaces: vec![Interface { ifindex: 7, up: true, ..Interface::default() }], ..Fib::default() };
+    let interface = Interface { ifindex: 7, device: 7, up: true, ..Interface::default() };
+    let fib = Fib { interfaces: vec![interface], ..Fib::default() };
     shared.current.publish(Some(Arc::new(policy)), Some(Arc::new(fib)));
     let text = "version: 1\ninterfaces: { lan: { device: eth1, zone: inside } }\n";
     let checked = config::parse("policy.yaml", text).unwrap();
@@ -167,9 +168,9 @@ fn health_says_why_not() {
         let fib = Fib { interfaces: vec![i], ..Fib::default() };
         ctx.shared.current.publish(None, Some(Arc::new(fib)));
     };
-    publish(Interface { ifindex: 7, ..Interface::default() });
+    publish(Interface { ifindex: 7, device: 7, ..Interface::default() });
     not("interface lan (eth1) is down");
-    publish(Interface { ifindex: 8, up: true, ..Interface::default() });
+    publish(Interface { ifindex: 8, device: 8, up: true, ..Interface::default() });
     not("made anew");
     assert_eq!(ctx.replaced(), Some("eth1".to_owned()));
     publish(Interface::default());

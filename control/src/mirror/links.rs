@@ -121,6 +121,7 @@ impl Links {
                 None => Interface::default(),
                 Some((index, l)) => Interface {
                     ifindex: *index,
+                    device: *index,
                     mac: l.mac,
                     mtu: u16::try_from(l.mtu).unwrap_or(u16::MAX),
                     up: l.up && l.carrier,

@@ -44,7 +44,7 @@ pub(super) fn is_translated(policy: &Policy, interfaces: &[Interface], a: IpAddr
             };
             translates
                 && rule.matcher.concerns(Family::of(a))
-                && rule.matcher.destination.as_ref().is_none_or(|s| in_set(s, a))
+                && rule.matcher.destination.as_ref().is_none_or(|s| in_set(s, interfaces, a))
         })
 }
 
@@ -98,10 +98,10 @@ fn carries(i: &Interface, a: IpAddr) -> bool {
     }
 }
 
-fn in_set(s: &AddressSet, a: IpAddr) -> bool {
+fn in_set(s: &AddressSet, interfaces: &[Interface], a: IpAddr) -> bool {
     match a {
-        IpAddr::V4(x) => s.contains(V4(x.into())),
-        IpAddr::V6(x) => s.contains(V6::from_bits(x.into())),
+        IpAddr::V4(x) => s.contains(V4(x.into()), interfaces),
+        IpAddr::V6(x) => s.contains(V6::from_bits(x.into()), interfaces),
     }
 }
 

@@ -47,7 +47,12 @@ fn in_namespace(test: impl FnOnce() + Send + 'static) {
 
 /// A policy over lan0 (interface 0) and wan0 (interface 1) that masquerades.
 fn shared() -> Arc<Shared> {
-    let interface = |name: &str, device: &str, zone| InterfacePolicy { name: name.into(), device: device.into(), zone };
+    let interface = |name: &str, device: &str, zone| InterfacePolicy {
+        name: name.into(),
+        device: device.into(),
+        zone,
+        ..InterfacePolicy::default()
+    };
     let policy = Policy {
         interfaces: vec![interface("lan", "lan0", 0), interface("wan", "wan0", 1)],
         source_nat: vec![SourceNat {

@@ -10,6 +10,7 @@ mod ipv6;
 pub mod mss;
 pub mod protocol;
 pub mod transport;
+pub mod vlan;
 
 pub use address::{Address, V4, V6};
 pub use ip::{FragmentInfo, Headers, Ip};

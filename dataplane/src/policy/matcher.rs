@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use super::{AddressSet, PortSet, ZoneId};
 use crate::conntrack::{CtState, Status};
 use crate::packet::{Address, protocol};
+use crate::route::{FibFamily, Interface};
 
 /// A set of zones, one bit each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Zones(pub u64);
 
 impl Zones {
@@ -168,10 +169,7 @@ pub struct Facts<A> {
 impl Match {
     /// Whether packets of the family can match.
     pub fn concerns(&self, f: Family) -> bool {
-        let has = |s: &AddressSet| match f {
-            Family::V4 => !s.ranges_v4().is_empty(),
-            Family::V6 => !s.ranges_v6().is_empty(),
-        };
+        let has = |s: &AddressSet| s.concerns(f);
         self.family.is_none_or(|x| x == f)
             && self.source.as_ref().is_none_or(has)
             && self.destination.as_ref().is_none_or(has)
@@ -179,8 +177,8 @@ impl Match {
             && self.protocols.as_ref().is_none_or(|p| p.iter().any(|p| *p != f.other().icmp()))
     }
 
-    /// Whether every condition holds.
-    pub fn matches<A: Address>(&self, f: &Facts<A>) -> bool {
+    /// Whether every condition holds; `live` are the interfaces as they are now.
+    pub fn matches<A: FibFamily>(&self, f: &Facts<A>, live: &[Interface]) -> bool {
         let port = |set: &Option<PortSet>, p: Option<u16>| match set {
             None => true,
             Some(s) => p.is_some_and(|p| s.contains(p)),
@@ -196,7 +194,7 @@ impl Match {
             && port(&self.source_port, f.source_port)
             && self.tcp_flags.is_none_or(|s| f.tcp_flags.is_some_and(|t| s.fits(t)))
             && self.icmp.as_ref().is_none_or(|s| f.icmp.is_some_and(|t| s.of(Family::of_type::<A>()).contains(t)))
-            && self.source.as_ref().is_none_or(|s| s.contains(f.source))
-            && self.destination.as_ref().is_none_or(|s| s.contains(f.destination))
+            && self.source.as_ref().is_none_or(|s| s.contains(f.source, live))
+            && self.destination.as_ref().is_none_or(|s| s.contains(f.destination, live))
     }
 }

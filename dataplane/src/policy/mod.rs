@@ -1,6 +1,7 @@
 //! The compiled policy: what `config` produces and the path asks on a connection's first packet.
 
 mod ask;
+mod interface;
 mod limiter;
 mod matcher;
 mod rule;
@@ -9,6 +10,7 @@ mod succession;
 mod tally;
 
 pub use ask::{Nobody, Witness};
+pub use interface::InterfacePolicy;
 pub use limiter::Limiter;
 pub use matcher::{Facts, Family, IcmpTypes, Match, States, TcpFlags, Zones};
 pub use rule::{Action, Limit, Log, Place, Rate, Reject, Rule};
@@ -21,7 +23,7 @@ use std::net::IpAddr;
 use crate::conntrack::{TcpSettings, Timeouts};
 use crate::helper::HelperKind;
 
-/// Index of an interface in [`Policy::interfaces`], in the FIB and among a worker's ports.
+/// Index of an interface in [`Policy::interfaces`] and in the FIB.
 pub type InterfaceId = u16;
 /// Index of a zone in [`Policy::zones`].
 pub type ZoneId = u8;
@@ -60,23 +62,13 @@ pub struct Policy {
     pub max_connections: u32,
     /// When there are as many, refuse new ones rather than drop one that is not assured.
     pub keep_unassured: bool,
-    /// Refuse packets whose source address is not routed to the interface they came in on (RFC 3704 strict mode).
-    pub strict_reverse_path: bool,
+    /// Zones from which packets are refused whose source address is not routed to the interface they came in on
+    /// (RFC 3704 strict mode).
+    pub strict_reverse_path: Zones,
     /// ICMP errors a worker may send each second; 0 means no limit.
     pub icmp_errors_per_second: u32,
     /// What it knows of the policy before it.
     pub succession: Succession,
-}
-
-/// One interface of the policy.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct InterfacePolicy {
-    /// The name in the policy, `lan`.
-    pub name: String,
-    /// The kernel's device name, `eth1`.
-    pub device: String,
-    /// The zone it belongs to.
-    pub zone: ZoneId,
 }
 
 /// Limits for each source address, counted by each worker for the connections it owns. 0 means none.

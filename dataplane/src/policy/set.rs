@@ -3,13 +3,17 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::{Family, InterfaceId};
 use crate::packet::{Address, V4, V6};
+use crate::route::{FibFamily, Interface};
 
-/// A set of addresses of both families. A clone shares the ranges: many rules may name one large set.
+/// A set of addresses of both families: ranges, and the addresses that interfaces have at the moment. A clone
+/// shares the ranges: many rules may name one large set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AddressSet {
     v4: Arc<[(V4, V4)]>,
     v6: Arc<[(V6, V6)]>,
+    interfaces: Vec<InterfaceId>,
 }
 
 impl AddressSet {
@@ -25,15 +29,43 @@ impl AddressSet {
                 _ => {}
             }
         }
-        AddressSet { v4: disjoint(v4).into(), v6: disjoint(v6).into() }
+        AddressSet { v4: disjoint(v4).into(), v6: disjoint(v6).into(), interfaces: Vec::new() }
     }
 
-    /// Whether `a` is in the set; a binary search.
-    pub fn contains<A: Address>(&self, a: A) -> bool {
-        match a.ip() {
+    /// The set with the addresses of `interfaces` added, whatever they are at the moment.
+    #[must_use]
+    pub fn with_interfaces(mut self, interfaces: impl IntoIterator<Item = InterfaceId>) -> Self {
+        self.interfaces.extend(interfaces);
+        self.interfaces.sort_unstable();
+        self.interfaces.dedup();
+        self
+    }
+
+    /// Whether `a` is in the set; `live` are the interfaces as they are now.
+    pub fn contains<A: FibFamily>(&self, a: A, live: &[Interface]) -> bool {
+        let has = |i: &InterfaceId| {
+            let all = live.get(usize::from(*i)).map_or(&[][..], A::addresses);
+            all.iter().any(|(own, _)| *own == a)
+        };
+        let ranges = match a.ip() {
             IpAddr::V4(x) => search(&self.v4, V4(x.into())),
             IpAddr::V6(x) => search(&self.v6, V6::from_bits(x.into())),
-        }
+        };
+        ranges || self.interfaces.iter().any(has)
+    }
+
+    /// The interfaces whose addresses are in the set, sorted.
+    pub fn interfaces(&self) -> &[InterfaceId] {
+        &self.interfaces
+    }
+
+    /// Whether it has addresses of the family, or may have.
+    pub fn concerns(&self, f: Family) -> bool {
+        let ranges = match f {
+            Family::V4 => !self.v4.is_empty(),
+            Family::V6 => !self.v6.is_empty(),
+        };
+        ranges || !self.interfaces.is_empty()
     }
 
     /// The ranges of one family, sorted and disjoint, both ends inclusive.

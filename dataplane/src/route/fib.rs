@@ -30,8 +30,10 @@ impl fmt::Debug for Mac {
 /// An interface Sluice forwards on, with what the kernel says of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Interface {
-    /// The kernel's index; 0 while the device does not exist.
+    /// The kernel's index of what has its addresses, the device or the VLAN's own; 0 while that does not exist.
     pub ifindex: u32,
+    /// The kernel's index of the device its frames pass through; 0 while that does not exist.
+    pub device: u32,
     /// Its Ethernet address.
     pub mac: Mac,
     /// Largest IP packet in bytes.

@@ -65,7 +65,7 @@ pub(super) fn destination<P: Port, A: Member>(
         to.flow.tuple.dport = port;
         facts.mark = e.mark;
         to.announced = Some(e);
-    } else if let Some((i, rule)) = w.snapshot.policy.destination_nat(facts) {
+    } else if let Some((i, rule)) = w.snapshot.destination_nat(facts) {
         let own = w.snapshot.fib.primary_address(p.interface);
         to.flow = nat::destination(rule, key, own).ok_or(DropReason::NatNoAddress)?;
         to.rule = Some(i);
@@ -192,7 +192,7 @@ pub(super) fn offer<A: Ip>(
         let a = s.fib.source_address(egress, next).ok_or(DropReason::NatNoAddress)?;
         Ok::<_, DropReason>(vec![(a, a)])
     };
-    let by_rule = if both_ends.is_none() { s.policy.source_nat(facts) } else { None };
+    let by_rule = if both_ends.is_none() { s.source_nat(facts) } else { None };
     let (addresses, mut choice) = match both_ends.or(by_rule.map(|(_, r)| &r.translate)) {
         Some(SourceTranslation::Masquerade(choice)) => (masquerade()?, *choice),
         Some(SourceTranslation::Pool { addresses, choice }) => {

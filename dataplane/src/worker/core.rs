@@ -8,6 +8,7 @@ use super::events::Subscription;
 use super::reason::{DropReason, HandoffReason};
 use super::shared::{Handed, Lent, NeighbourRequest, Punt, Shared, ToHost};
 use super::translations::Translator;
+use super::wiring::Wiring;
 use crate::conntrack::Ticks;
 use crate::io::host::HostFlow;
 use crate::io::{Frame, FramePool, Port};
@@ -25,8 +26,10 @@ pub(super) struct Core<P> {
     pub(super) snapshot: Snapshot,
     /// Changes whenever next hops cached in connections must be looked up again. Never 0.
     pub(super) route_epoch: u32,
-    /// One for each interface.
+    /// One for each device.
     pub(super) ports: Vec<P>,
+    /// Which port each interface's frames pass through.
+    pub(super) wiring: Wiring,
     pub(super) pool: FramePool,
     pub(super) now: Ticks,
     pub(super) random: Random,
@@ -48,6 +51,7 @@ pub(super) struct Core<P> {
 impl<P: Port> Core<P> {
     pub(super) fn new(id: u16, shared: Arc<Shared>, pool: FramePool, ports: Vec<P>) -> Self {
         let snapshot = shared.current.load();
+        let wiring = Wiring::new(&snapshot.policy);
         let now = shared.now();
         Core {
             id,
@@ -55,6 +59,7 @@ impl<P: Port> Core<P> {
             snapshot,
             route_epoch: 1,
             ports,
+            wiring,
             pool,
             now,
             random: Random::default(),
@@ -85,7 +90,12 @@ impl<P: Port> Core<P> {
 
     /// Queues a complete frame on an interface.
     pub(super) fn transmit(&mut self, interface: InterfaceId, f: Frame) {
-        match self.ports[usize::from(interface)].send(&mut self.pool, f) {
+        let outlet = self.wiring.outlet(interface);
+        let sent = match outlet.vlan {
+            0 => self.ports[usize::from(outlet.port)].send(&mut self.pool, f),
+            _ => self.send_tagged(outlet, f),
+        };
+        match sent {
             Ok(()) => {
                 let c = self.counters().interface(interface);
                 c.tx_packets.inc();

@@ -20,7 +20,9 @@ pub(super) fn check_source<A: Ip>(s: &Snapshot, src: A, ingress: InterfaceId) ->
     match s.fib.lookup(src) {
         Some(Target::Local | Target::Broadcast) => Err(DropReason::MartianSource),
         Some(Target::Via(hops)) if hops.iter().any(|h| h.interface == Some(ingress)) => Ok(()),
-        _ if s.policy.strict_reverse_path => Err(DropReason::ReversePath),
+        _ if s.policy.zone_of(ingress).is_some_and(|z| s.policy.strict_reverse_path.contains(z)) => {
+            Err(DropReason::ReversePath)
+        }
         _ => Ok(()),
     }
 }

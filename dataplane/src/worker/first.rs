@@ -40,7 +40,7 @@ pub(super) fn first<P: Port, A: Member>(
     let timed = p.hash.is_multiple_of(SETUP_SAMPLE).then(Instant::now);
     check_source(&w.snapshot, p.headers.src, p.interface)?;
     let mut facts = facts(w, p, CtState::New);
-    let tracking = w.snapshot.policy.tracking(&facts).map(|(i, rule)| {
+    let tracking = w.snapshot.tracking(&facts).map(|(i, rule)| {
         count(w, p, List::Tracking, i);
         rule.action
     });
@@ -147,7 +147,7 @@ fn exit<P: Port, A: Member>(
 fn tell<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, facts: &Facts<A>, why: DropReason) {
     use DropReason::{NatExhausted, SourceConnections, SourceRate, TableFull};
     let no_room = matches!(why, NatExhausted | TableFull | SourceConnections | SourceRate);
-    if no_room && w.snapshot.policy.source_nat(facts).is_some_and(|(_, r)| r.translate != SourceTranslation::None) {
+    if no_room && w.snapshot.source_nat(facts).is_some_and(|(_, r)| r.translate != SourceTranslation::None) {
         let problem = if p.headers.proto == A::ICMP { Problem::Prohibited } else { Problem::HostUnreachable };
         error::answer(w, p, problem);
     }

@@ -41,7 +41,7 @@ pub(super) fn judge<A: Member>(
         return verdict(Judgement::Denied);
     }
     let mut facts = describe(&s.policy, &key, c.ingress, CtState::New);
-    if s.policy.tracking(&facts).is_some_and(|(_, r)| r.action == TrackingAction::Untracked) {
+    if s.tracking(&facts).is_some_and(|(_, r)| r.action == TrackingAction::Untracked) {
         return verdict(Judgement::Untracked);
     }
     // Where it goes: its replies come from there.
@@ -57,7 +57,7 @@ pub(super) fn judge<A: Member>(
         // It may have inherited its master connection's.
         facts.mark = c.mark;
     } else {
-        let same = match s.policy.destination_nat(&facts) {
+        let same = match s.destination_nat(&facts) {
             Some((_, rule)) => {
                 both_ends = rule.source.as_ref();
                 nat::may_lead_to(rule, &key, s.fib.primary_address(c.ingress), flow.tuple.dst, flow.tuple.dport)
@@ -77,7 +77,7 @@ pub(super) fn judge<A: Member>(
     let hop = pick(hops, c.original.src, c.original.dst);
     let Some(egress) = hop.interface else { return verdict(Judgement::Stays) };
     facts.to = s.policy.zone_of(egress);
-    let (_, action) = s.policy.verdict(&mut facts, &mut Nobody);
+    let (_, action) = s.verdict(&mut facts, &mut Nobody);
     if action != Action::Accept {
         return verdict(Judgement::Denied);
     }

@@ -32,6 +32,7 @@ mod tasks;
 mod track;
 mod translations;
 mod unreachable;
+mod wiring;
 
 pub use directory::Directory;
 pub use first::SETUP_SAMPLE;

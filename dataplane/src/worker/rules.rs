@@ -57,7 +57,7 @@ pub(super) fn admit<P: Port, A: Ip>(
 ) -> Result<u16, DropReason> {
     let policy = &w.snapshot.policy;
     facts.to = policy.zone_of(egress);
-    let (rule, action) = policy.verdict(facts, &mut OnPath { w, p, egress });
+    let (rule, action) = w.snapshot.verdict(facts, &mut OnPath { w, p, egress });
     if rule == Policy::DEFAULT {
         count(w, p, List::Forward, policy.rules.len());
     }

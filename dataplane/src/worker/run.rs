@@ -14,6 +14,7 @@ use super::reason::DropReason;
 use super::shared::{Handed, Shared};
 use super::tasks::{self, Tasks};
 use super::unreachable;
+use super::wiring::Wiring;
 use crate::conntrack::Ticks;
 use crate::conntrack::region::prefetch;
 use crate::io::{BURST, Frame, FramePool, Port};
@@ -33,7 +34,7 @@ pub struct Options {
     pub busy_poll: bool,
 }
 
-/// One worker. `P` is the kind of its ports, one for each interface of the policy, in that order.
+/// One worker. `P` is the kind of its ports, one for each of the policy's [devices](crate::policy::Policy::devices).
 pub struct Worker<P> {
     core: Core<P>,
     families: Families,
@@ -129,14 +130,10 @@ impl<P: Port> Worker<P> {
             for f in &received {
                 prefetch(self.core.pool.address(*f));
             }
-            let mut bytes = 0;
-            for f in &received {
-                bytes += u64::from(f.len);
-                self.parse(*f, i as InterfaceId, Handed::No);
+            match self.core.wiring.only_interface(i) {
+                Some(interface) => self.parse_all(&received, interface),
+                None => self.parse_tagged(&received, i),
             }
-            let c = self.core.counters().interface(i as InterfaceId);
-            c.rx_packets.add(received.len() as u64);
-            c.rx_bytes.add(bytes);
             self.received = received;
             self.received.clear();
             self.burst();
@@ -166,6 +163,29 @@ impl<P: Port> Worker<P> {
             tasks::gauges(&self.core, &self.families);
         }
         frames
+    }
+
+    /// Stage one for a burst of one interface.
+    fn parse_all(&mut self, received: &[Frame], interface: InterfaceId) {
+        let mut bytes = 0;
+        for f in received {
+            bytes += u64::from(f.len);
+            self.parse(*f, interface, Handed::No);
+        }
+        let c = self.core.counters().interface(interface);
+        c.rx_packets.add(received.len() as u64);
+        c.rx_bytes.add(bytes);
+    }
+
+    /// Stage one for a burst of a port with VLANs.
+    fn parse_tagged(&mut self, received: &[Frame], port: usize) {
+        for f in received {
+            let Core { wiring, pool, .. } = &mut self.core;
+            match wiring.receive(pool, port, *f) {
+                Ok((interface, f)) => self.parse_all(&[f], interface),
+                Err(f) => self.core.discard(f, DropReason::OtherHost),
+            }
+        }
     }
 
     /// Stages two and three, for both families.
@@ -240,6 +260,7 @@ impl<P: Port> Worker<P> {
         let own = &w.shared.workers[usize::from(w.id)];
         own.generation.store(w.snapshot.generation, Ordering::Release);
         if !Arc::ptr_eq(&former.policy, &w.snapshot.policy) {
+            w.wiring = Wiring::new(&w.snapshot.policy);
             self.tasks.adopt(w.snapshot.generation);
         }
         w.route_epoch = w.route_epoch.wrapping_add(1).max(1);

@@ -40,7 +40,7 @@ pub(super) fn stateless<P: Port, A: Member>(
     let mut facts = facts(w, p, state);
     admit(w, p, &mut facts, interface)?;
     if state == CtState::Invalid
-        && w.snapshot.policy.source_nat(&facts).is_some_and(|(_, r)| r.translate != SourceTranslation::None)
+        && w.snapshot.source_nat(&facts).is_some_and(|(_, r)| r.translate != SourceTranslation::None)
     {
         return Err(DropReason::InvalidUntranslated);
     }

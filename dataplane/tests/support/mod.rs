@@ -73,8 +73,8 @@ pub fn policy() -> Policy {
     Policy {
         zones: vec!["inside".into(), "outside".into()],
         interfaces: vec![
-            InterfacePolicy { name: "lan".into(), device: "lan0".into(), zone: 0 },
-            InterfacePolicy { name: "wan".into(), device: "wan0".into(), zone: 1 },
+            InterfacePolicy { name: "lan".into(), device: "lan0".into(), vlan: 0, zone: 0 },
+            InterfacePolicy { name: "wan".into(), device: "wan0".into(), vlan: 0, zone: 1 },
         ],
         rules: vec![
             rule("invalid", Match { states: states(&[CtState::Invalid]), ..Match::default() }, Action::Drop),
@@ -110,6 +110,7 @@ pub fn fib() -> Fib {
         interfaces: vec![
             Interface {
                 ifindex: 10,
+                device: 10,
                 mac: mac(GATEWAY_MAC[LAN]),
                 mtu: 1500,
                 up: true,
@@ -118,6 +119,7 @@ pub fn fib() -> Fib {
             },
             Interface {
                 ifindex: 11,
+                device: 11,
                 mac: mac(GATEWAY_MAC[WAN]),
                 mtu: 1400,
                 up: true,

@@ -103,6 +103,46 @@ def reject(lab, row):
     assert tcp_ask(lab.client, SERVER)
 
 
+@test(workers=BOTH, start=False, kernel=False)
+def address_of_an_interface(lab):
+    """A forward of whatever address the uplink has, and a rule about it: both follow it without a reload."""
+    policy = with_rules(lab)
+    for rule in policy['nat']['destination']:
+        rule['match']['destination'] = {'address': 'wan'}
+    policy['policy']['rules'].insert(0, {'name': 'own', 'match': {'source': [{'address': ['lan', 'wan']}, '192.0.2.0/24'],
+                                                                  'protocol': 'icmp'}, 'action': 'drop'})
+    lab.gateway.start(policy)
+    lab.serve(lab.client2)
+    assert tcp_ask(lab.server, WAN, FORWARD_ECHO)[0] == SERVER
+    assert tcp_ask(lab.client, WAN, FORWARD_ECHO), 'hairpin'
+    other = '198.51.100.77'
+    assert silent(udp_ask, lab.server, other, FORWARD_ECHO, tries=1, wait=0.3)
+    lab.gw.ip('addr', 'add', other + '/24', 'dev', 'wan0')
+    wait_for(lambda: not silent(udp_ask, lab.server, other, FORWARD_ECHO, tries=1, wait=0.3), 'the new address forwarded')
+    lab.gw.ip('addr', 'del', other + '/24', 'dev', 'wan0')
+    wait_for(lambda: connect(lab.server, other, FORWARD_ECHO, 0.3) is not None, 'the lost address forgotten')
+    assert tcp_ask(lab.server, WAN, FORWARD_ECHO)
+
+
+@test(start=False, kernel=False, rows=[('inside', 'outside'), ('outside', 'inside')])
+def reverse_path_by_zone(lab, row):
+    """Packets with a source that is not routed to where they come from are dropped in the zones that say so."""
+    strict, lax = row
+    forgeries = {'inside': (lab.client, '198.51.100.99', (SERVER, 9)), 'outside': (lab.server, '10.10.0.99', (WAN, 80))}
+    lab.gateway.start(with_rules(lab, reverse_path={strict: 'strict'}))
+    for zone in (lax, strict):
+        ns, source, to = forgeries[zone]
+        ns.ip('addr', 'add', source + '/32', 'dev', 'lo')
+        before = lab.gateway.metric('sluice_interface_receive_packets_total')
+        with udp_socket(ns, (source, 0)) as s:
+            s.sendto(b'x', to)
+        wait_for(lambda: lab.gateway.metric('sluice_interface_receive_packets_total') > before, 'the packet')
+        if zone == strict:
+            wait_for(lambda: lab.gateway.dropped('reverse_path') == 1, 'the drop counted')
+        else:
+            assert lab.gateway.dropped('reverse_path') == 0, zone
+
+
 def logged(lab, rule):
     """The fields of each line that a rule has logged."""
     lines = [line for line in lab.gateway.log_text().splitlines() if 'rule="%s"' % rule in line]

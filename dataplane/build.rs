@@ -12,6 +12,7 @@ fn main() {
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
     let source = PathBuf::from(variable("CARGO_MANIFEST_DIR")).join("bpf");
     let out = PathBuf::from(variable("OUT_DIR"));
+    println!("cargo::rerun-if-changed={}", source.join("flow.h").display());
     for program in PROGRAMS {
         compile(&clang, &source.join(program).with_extension("bpf.c"), &out.join(program).with_extension("bpf.o"));
     }

@@ -14,6 +14,8 @@ use dataplane::policy::{DestinationTranslation, Policy};
 use dataplane::route::Fib;
 use dataplane::worker::shared::{Punt, Shared, ToHost};
 
+use crate::daemon::Steering;
+
 /// The most redirected connections at a time; the kernel has room for an index of that many set aside.
 const MAX_FLOWS: u32 = 1 << 20;
 /// How often failures are logged.
@@ -22,6 +24,7 @@ const QUIET: Duration = Duration::from_secs(60);
 /// The program, loaded when it is first needed.
 pub(crate) struct Answers {
     shared: Arc<Shared>,
+    steering: Arc<Steering>,
     state: Mutex<State>,
 }
 
@@ -38,39 +41,49 @@ struct State {
 
 impl Answers {
     /// None yet.
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Answers { shared, state: Mutex::default() }
+    pub(crate) fn new(shared: Arc<Shared>, steering: Arc<Steering>) -> Self {
+        Answers { shared, steering, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Attaches the program if `coming`, which is about to take effect, leads connections to the host.
-    ///
-    /// # Errors
-    /// When the kernel refuses the program.
-    pub(crate) fn prepare(&self, coming: &Policy) -> anyhow::Result<()> {
-        if leads_to_host(coming, &self.shared.current.load().fib) { self.ensure_attached(coming) } else { Ok(()) }
-    }
-
-    /// Attaches the program if `policy` leads connections to the host, and has it go otherwise, as soon as the
-    /// last of them has ended. To be called when another policy is in force, and when the host's addresses
-    /// have changed.
+    /// Attaches the program if `policy` leads connections to the host. To be called before the policy is
+    /// published, and when the host's addresses have changed.
     ///
     /// # Errors
     /// When the kernel refuses the program.
     pub(crate) fn ensure_attached(&self, policy: &Policy) -> anyhow::Result<()> {
-        let wanted = leads_to_host(policy, &self.shared.current.load().fib);
-        let mut state = self.state();
-        state.wanted = wanted;
-        if wanted {
-            attach(&mut state, policy).context("answers of the gateway host could not be translated back")?;
+        if leads_to_host(policy, &self.shared.current.load().fib) {
+            let mut state = self.state();
+            self.attach(&mut state, policy).context("answers of the gateway host could not be translated back")?;
+            state.wanted = true;
+            self.shared.host_answers.store(true, Ordering::Relaxed);
             // The punt thread polls one descriptor more.
             self.shared.punt_ready.signal();
         }
-        self.shared.host_answers.store(wanted, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Has the program go if `policy`, which is in force, does not lead connections to the host: as soon as the
+    /// last of them has ended.
+    pub(crate) fn settle(&self, policy: &Policy) {
+        if !leads_to_host(policy, &self.shared.current.load().fib) {
+            self.state().wanted = false;
+            self.shared.host_answers.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn attach(&self, state: &mut State, policy: &Policy) -> anyhow::Result<()> {
+        if state.program.is_none() {
+            let program = HostProgram::load(policy.max_connections.clamp(1, MAX_FLOWS))?;
+            self.steering.set_redirected(&program)?;
+            state.program = Some(program);
+        }
+        let Some(program) = &mut state.program else { return Ok(()) };
+        program.heartbeat(crate::sys::monotonic_ns())?;
+        policy.interfaces.iter().try_for_each(|i| Ok(program.attach(&i.device, Attachment::of_kernel())?))
     }
 
     /// Gives a sign of life, and takes the program off when nothing needs it any more.
@@ -125,7 +138,9 @@ impl Answers {
                     continue;
                 }
                 (ToHost::Begins(flow, origin), Some(p)) => p.enter(&flow, &origin).map(|()| *flows += 1),
-                (ToHost::Ends(flow), Some(p)) => p.forget(&flow).map(|known| *flows -= usize::from(known)),
+                (ToHost::Ends(flow, origin), Some(p)) => {
+                    p.forget(&flow, &origin).map(|known| *flows -= usize::from(known))
+                }
                 // There can be no such connection without it.
                 (_, None) => Ok(()),
             };
@@ -142,15 +157,6 @@ fn tell(told: &mut Option<Instant>, e: &HostError) {
         *told = Some(Instant::now());
         tracing::warn!("answers to redirected connections may leave with the gateway's own address: {e}");
     }
-}
-
-fn attach(state: &mut State, policy: &Policy) -> Result<(), HostError> {
-    let program = match &mut state.program {
-        Some(p) => p,
-        None => state.program.insert(HostProgram::load(policy.max_connections.clamp(1, MAX_FLOWS))?),
-    };
-    program.heartbeat(crate::sys::monotonic_ns())?;
-    policy.interfaces.iter().try_for_each(|i| program.attach(&i.device, Attachment::of_kernel()))
 }
 
 /// Whether connections may have their destination translated to an address of the host.

@@ -12,7 +12,6 @@
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
-#include <linux/in6.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
@@ -20,7 +19,8 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#define MAX_FLOWS 65536 /* the daemon sets another number */
+#include "flow.h"
+
 #define MAX_FRAGMENTED 4096
 #define HEARTBEAT_LIMIT_NS 3000000000ull
 
@@ -32,28 +32,6 @@
 #define TCP_FLAGS 13 /* offset in the header */
 #define TCP_FIN 0x01
 #define TCP_RST 0x04
-
-/* An answer as the host sends it. For ICMP queries the host's port is the identifier and the client's port
- * type and code; protocols without ports have zeros. */
-struct flow {
-	struct in6_addr host;
-	struct in6_addr client;
-	__be16 host_port;
-	__be16 client_port;
-	__u8 protocol;
-	__u8 v6;
-	__u8 unused[2];
-};
-
-/* What the client knows the other end by, and its own port. */
-struct origin {
-	struct in6_addr host;
-	__be16 host_port;
-	__be16 client_port;
-	__u16 worker; /* who owns the connection */
-	__u8 seen;    /* enum sight: what the worker has been told of */
-	__u8 unused;
-};
 
 enum sight { ANSWERED = 1, FINISHED = 2, RESET = 4 };
 
@@ -313,14 +291,6 @@ static __always_inline int is_error(struct __sk_buff *skb, const struct packet *
 	return p->flow.v6 ? type < 128 : type == 3 || type == 11 || type == 12;
 }
 
-/* The type of ICMP message that answers a query. */
-static __always_inline __u8 answer_type(const struct flow *f, __u8 query)
-{
-	if (f->v6)
-		return query + 1;
-	return query == 8 ? 0 : query + 1;
-}
-
 /* Adds to `change` by how much writing `to` over `from` changes a sum that both are part of. */
 static __always_inline __s64 changed(__be16 from, __be16 to, __s64 change)
 {
@@ -354,7 +324,7 @@ static __always_inline void error(struct __sk_buff *skb, struct packet *p)
 	f->client = swap;
 	if (is_query(f)) {
 		__builtin_memcpy(&type, &f->client_port, 1);
-		type = answer_type(f, type);
+		type = answer_type(f->v6, type);
 		__builtin_memcpy(&f->client_port, &type, 1);
 	} else {
 		before = f->host_port;
@@ -406,8 +376,8 @@ int sluice_host(struct __sk_buff *skb)
 	struct packet p = {};
 	int ok = 0;
 
-	/* a tagged frame belongs to an interface of its own */
-	if (skb->vlan_present || !is_alive())
+	/* a VLAN's frames have no tag yet: the kernel puts it in on the way to the device */
+	if (!is_alive())
 		return TC_ACT_UNSPEC;
 	if (skb->protocol == bpf_htons(ETH_P_IP))
 		ok = parse4(skb, &p, ETH_HLEN);

@@ -18,6 +18,8 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "flow.h"
+
 #define MAX_QUEUES 64
 #define MAX_LOCAL 4096
 #define HEARTBEAT_LIMIT_NS 3000000000ull
@@ -101,6 +103,21 @@ struct {
 	__type(value, struct counters);
 } counters SEC(".maps");
 
+/* the map `flows` of host.bpf.c, once there was a redirection to the host */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_HASH);
+		__uint(map_flags, BPF_F_NO_PREALLOC);
+		__uint(max_entries, MAX_FLOWS);
+		/* clang 14 does not describe types that only stand here */
+		__uint(key_size, sizeof(struct flow));
+		__uint(value_size, sizeof(struct origin));
+	});
+} redirected SEC(".maps");
+
 enum verdict { TO_KERNEL, TRANSIT, TRANSLATED };
 
 static __always_inline int count(struct counters *c, enum counter which, int action)
@@ -163,6 +180,54 @@ static __always_inline int is_dhcp_answer(const struct iphdr *ip, const void *en
 	       udp->dest == bpf_htons(DHCP_CLIENT_PORT);
 }
 
+/* Whether a packet to the host looks like one of a connection that was redirected to it, or is of one that did:
+ * to tell them apart is a worker's task. Fragments are left out. */
+static __always_inline int resembles(struct flow *f, const void *transport, const void *end)
+{
+	const __be16 *port = transport;
+	const __u8 *type = transport;
+	__u32 zero = 0;
+	void *flows = bpf_map_lookup_elem(&redirected, &zero);
+
+	if (!flows || transport + 8 > end)
+		return 0;
+	switch (f->protocol) {
+	case IPPROTO_TCP:
+	case IPPROTO_UDP:
+	case IPPROTO_UDPLITE:
+	case IPPROTO_SCTP:
+		f->client_port = port[0];
+		f->host_port = port[1];
+		break;
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		f->client_port = bpf_htons(answer_type(f->v6, type[0]) << 8 | type[1]);
+		f->host_port = port[2];
+	}
+	if (bpf_map_lookup_elem(flows, f))
+		return 1;
+	f->diverted = 1;
+	return !!bpf_map_lookup_elem(flows, f);
+}
+
+static __always_inline int resembles4(const struct iphdr *ip, const void *end)
+{
+	struct flow f = { .protocol = ip->protocol };
+
+	if ((ip->frag_off & bpf_htons(IP_FRAGMENT_MASK)) || ip->ihl < 5)
+		return 0;
+	f.host.s6_addr32[0] = ip->daddr;
+	f.client.s6_addr32[0] = ip->saddr;
+	return resembles(&f, (const void *)ip + ip->ihl * 4, end);
+}
+
+static __always_inline int resembles6(const struct ipv6hdr *ip, const void *end)
+{
+	struct flow f = { .host = ip->daddr, .client = ip->saddr, .protocol = ip->nexthdr, .v6 = 1 };
+
+	return resembles(&f, ip + 1, end);
+}
+
 static __always_inline enum verdict judge4(const struct iphdr *ip, const void *end, const struct config *cfg)
 {
 	const __u8 *local;
@@ -173,7 +238,7 @@ static __always_inline enum verdict judge4(const struct iphdr *ip, const void *e
 		return TO_KERNEL;
 	local = bpf_map_lookup_elem(&local4, &ip->daddr);
 	if (local)
-		return *local == LOCAL_TRANSLATED ? TRANSLATED : TO_KERNEL;
+		return *local == LOCAL_TRANSLATED || resembles4(ip, end) ? TRANSLATED : TO_KERNEL;
 	if ((cfg->flags & FLAG_ACCEPT_DHCP) && is_dhcp_answer(ip, end))
 		return TO_KERNEL;
 	return TRANSIT;
@@ -197,7 +262,7 @@ static __always_inline enum verdict judge6(const struct ipv6hdr *ip, const void 
 		return TO_KERNEL;
 	local = bpf_map_lookup_elem(&local6, &ip->daddr);
 	if (local)
-		return *local == LOCAL_TRANSLATED ? TRANSLATED : TO_KERNEL;
+		return *local == LOCAL_TRANSLATED || resembles6(ip, end) ? TRANSLATED : TO_KERNEL;
 	return TRANSIT;
 }
 

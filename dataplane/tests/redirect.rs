@@ -3,7 +3,7 @@
 mod support;
 
 use dataplane::conntrack::Status;
-use dataplane::io::host::{HostFlow, Sight};
+use dataplane::io::host::{HostFlow, Origin, Sight};
 use dataplane::policy::{DestinationNat, DestinationTranslation, Match, Policy, PortSet, Zones};
 use dataplane::worker::DropReason;
 use dataplane::worker::listing::{ConnectionInfo, Filter};
@@ -139,7 +139,7 @@ fn the_first_packet_announces_the_connection_and_later_ones_follow() {
         assert_eq!(all.len(), 1);
         assert!(all[0].status.contains(Status::DST_NAT) && all[0].original.packets == 2, "{all:?}");
         delete_all(&mut g);
-        assert!(matches!(&messages(&g)[..], [ToHost::Ends(f)] if f == flow));
+        assert!(matches!(&messages(&g)[..], [ToHost::Ends(f, o)] if f == flow && o == origin));
     }
 }
 
@@ -191,7 +191,7 @@ fn tcp_follows_the_client_and_what_is_seen_of_the_host() {
     // The same ports once more: the old connection goes before the new one is announced.
     g.packet(LAN, &tcp("S"));
     let got = messages(&g);
-    assert!(matches!(&got[..], [ToHost::Ends(a), ToHost::Begins(b, _), ToHost::Frame(_)] if a == b), "{got:?}");
+    assert!(matches!(&got[..], [ToHost::Ends(a, _), ToHost::Begins(b, _), ToHost::Frame(_)] if a == b), "{got:?}");
     g.shared.workers[0].sights.push(sight(false, true)).unwrap();
     assert_eq!(state(&mut g), ("CLOSE", false, 10));
 }
@@ -223,7 +223,8 @@ fn a_full_queue_loses_no_end_of_a_connection() {
     g.packet(LAN, &udp(CLIENT, SERVER, 4000, 53));
     messages(&g);
     let flow = HostFlow { protocol: 17, host: (ip(OWN), 53), client: (ip(CLIENT), 1) };
-    while g.shared.to_host.push(ToHost::Ends(flow)).is_ok() {}
+    let origin = Origin { host: (ip(SERVER), 53), client_port: 1, worker: 0 };
+    while g.shared.to_host.push(ToHost::Ends(flow, origin)).is_ok() {}
     // A connection that cannot be announced is none.
     g.packet(LAN, &udp(CLIENT, SERVER, 4001, 53));
     assert_eq!((connections(&mut g).len(), g.drops(DropReason::PuntLimit)), (1, 1));
@@ -232,7 +233,7 @@ fn a_full_queue_loses_no_end_of_a_connection() {
     g.packet(LAN, &udp(CLIENT, SERVER, 4000, 53));
     let got = messages(&g);
     let begun = got.iter().position(|m| matches!(m, ToHost::Begins(f, _) if f.client.1 == 4000)).unwrap();
-    let ended = got.iter().position(|m| matches!(m, ToHost::Ends(f) if f.client.1 == 4000)).unwrap();
+    let ended = got.iter().position(|m| matches!(m, ToHost::Ends(f, _) if f.client.1 == 4000)).unwrap();
     assert!(ended < begun, "{got:?}");
 }
 
@@ -247,7 +248,7 @@ fn a_lost_address_ends_the_connection() {
     f.routes4.remove(v4(OWN), 32);
     g.shared.current.publish(None, Some(std::sync::Arc::new(f)));
     g.packet(LAN, &udp(CLIENT, SERVER, 4000, 53));
-    assert!(matches!(&messages(&g)[..], [ToHost::Ends(_)]));
+    assert!(matches!(&messages(&g)[..], [ToHost::Ends(..)]));
     g.packet(LAN, &udp(CLIENT, SERVER, 4000, 53));
     let got = messages(&g);
     assert!(matches!(&got[..], [ToHost::Begins(f, _), ToHost::Frame(_)] if f.host.0 == ip("10.10.0.9")), "{got:?}");

@@ -30,6 +30,15 @@ class Kernel:
         """Nothing is kept that could be wrong."""
 
 
+def _destination(translate):
+    if translate == 'redirect':
+        return 'redirect'
+    port = ':%d' % translate['port'] if 'port' in translate else ''
+    if 'redirect' in translate:
+        return 'redirect to ' + port
+    return 'dnat ip to %s%s' % (translate['to'], port)
+
+
 def ruleset(policy):
     """The policy in nft's language."""
     zones = {}
@@ -46,10 +55,12 @@ def ruleset(policy):
         for key, word in (('source', 'saddr'), ('destination', 'daddr')):
             if key in m:
                 out += '%s %s %s ' % ('ip6' if ':' in m[key] else 'ip', word, m[key])
+        protocols = m.get('protocol', ['tcp', 'udp'] if 'port' in m else [])
+        protocols = [protocols] if isinstance(protocols, str) else protocols
+        if protocols:
+            out += 'meta l4proto { %s } ' % ', '.join(protocols)
         if 'port' in m:
-            out += '%s dport %s ' % (m['protocol'], m['port'])
-        elif 'protocol' in m:
-            out += 'meta l4proto %s ' % m['protocol']
+            out += 'th dport %s ' % m['port']
         if 'state' in m:
             states = m['state'] if isinstance(m['state'], list) else [m['state']]
             out += 'ct state { %s } ' % ', '.join(states)
@@ -65,9 +76,7 @@ def ruleset(policy):
     nat = policy.get('nat', {})
     forward = [matches(r['match']) + a for r in policy['policy']['rules'] for a in actions[r['action']]]
     forward += actions[policy['policy'].get('default', 'drop')]
-    before = ['%sdnat ip to %s%s' % (matches(both(r), True), r['translate']['to'],
-                                     ':%d' % r['translate']['port'] if 'port' in r['translate'] else '')
-              for r in nat.get('destination', [])]
+    before = [matches(both(r), True) + _destination(r['translate']) for r in nat.get('destination', [])]
     after = []
     for r in nat.get('source', []):
         t = r['translate']

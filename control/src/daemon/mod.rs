@@ -146,7 +146,7 @@ async fn gateway(policies: &Arc<Policies>, watch_file: bool, signals: &mut Signa
     }
     let injector = Injector::new().context("loading the program that hands frames to the kernel")?;
     steering.heartbeat();
-    let answers = Arc::new(Answers::new(shared.clone()));
+    let answers = Arc::new(Answers::new(shared.clone(), steering.clone()));
     let attachment = Attachment(steering.clone(), answers.clone());
     answers.ensure_attached(&config.policy)?;
     let attached = steering.attach(config.io.mode)?;

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
+use dataplane::io::host::HostProgram;
 use dataplane::io::punt::Ingress;
 use dataplane::io::steer::{self, LocalKind, Steer, SteerCounters};
 use dataplane::io::xsk::{IoMode, XskPort};
@@ -135,6 +136,14 @@ impl Steering {
             Ok((o.interfaces[0], mode))
         };
         self.all().iter_mut().map(attach).collect()
+    }
+
+    /// Has workers see packets to the host that look like those of redirected connections.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn set_redirected(&self, program: &HostProgram) -> anyhow::Result<()> {
+        self.all().iter_mut().try_for_each(|o| o.steer.set_redirected(program).with_context(|| o.name.clone()))
     }
 
     /// Gives a sign of life.

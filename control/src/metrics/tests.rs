@@ -37,14 +37,15 @@ fn context(rules: usize) -> Arc<Context> {
     shared.current.publish(Some(Arc::new(policy)), Some(Arc::new(fib)));
     let text = "version: 1\ninterfaces: { lan: { device: eth1, zone: inside } }\n";
     let checked = config::parse("policy.yaml", text).unwrap();
+    let steering = Arc::new(Steering::load(&Policy::default(), config::OnFailure::Closed).unwrap());
     Arc::new(Context {
-        answers: Arc::new(Answers::new(shared.clone())),
+        answers: Arc::new(Answers::new(shared.clone(), steering.clone())),
         shared,
         mirror: Arc::default(),
         queues: Vec::new(),
         monitors: Mutex::default(),
         attached: vec![7],
-        steering: Arc::new(Steering::load(&Policy::default(), config::OnFailure::Closed).unwrap()),
+        steering,
         workers: vec![WorkerState::new(Some(0)), WorkerState::new(None)],
         policies: Arc::new(Policies::new(Path::new("policy.yaml"), checked)),
         coming: Arc::default(),

@@ -24,7 +24,8 @@ pub(super) struct Applied {
 /// Publishes the policy and waits until every worker runs it and has brought its connections over.
 ///
 /// # Errors
-/// When a worker or the thread that steers frames does not answer; nothing has been changed then.
+/// When a worker or the thread that steers frames does not answer, or the kernel refuses a program that the
+/// policy needs; nothing has been changed then.
 pub(super) fn apply(ctx: &Context, config: &Config) -> Result<Applied, String> {
     let current = ctx.shared.current.load();
     // A worker that is still busy with the last policy could not tell that one's rules from the one's before.
@@ -33,12 +34,10 @@ pub(super) fn apply(ctx: &Context, config: &Config) -> Result<Applied, String> {
     policy.follow(&current.policy, config.reload.revalidate);
     let policy = Arc::new(policy);
     let before = revalidated(ctx);
-    ctx.coming.announce(&policy, &ctx.shared)?;
-    if let Err(e) = ctx.answers.prepare(&policy) {
-        ctx.coming.withdraw();
-        return Err(format!("{e:#}"));
-    }
+    ctx.answers.ensure_attached(&policy).map_err(|e| format!("{e:#}"))?;
+    ctx.coming.announce(&policy, &ctx.shared).inspect_err(|_| ctx.answers.settle(&current.policy))?;
     let generation = ctx.shared.publish_policy(policy.clone());
+    ctx.answers.settle(&policy);
     ctx.adopted.store(generation, Ordering::Release);
     // The mirror notices by itself that another policy is in force.
     ctx.coming.withdraw();

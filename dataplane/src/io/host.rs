@@ -21,6 +21,7 @@ use aya::util::KernelVersion;
 use thiserror::Error;
 
 use super::bpf::{BpfError, CAPABILITIES, Loaded};
+use crate::packet::protocol;
 
 /// The program's name in the kernel.
 pub const PROGRAM: &str = "sluice_host";
@@ -96,10 +97,13 @@ pub enum HostError {
     },
 }
 
+/// The connections that the program knows.
+pub(super) type Flows = HashMap<MapData, [u8; FLOW], [u8; ORIGIN]>;
+
 /// The loaded program with its maps, for all interfaces together.
 pub struct HostProgram {
     loaded: Loaded,
-    flows: HashMap<MapData, [u8; FLOW], [u8; ORIGIN]>,
+    flows: Flows,
     heartbeat: Array<MapData, u64>,
     events: RingBuf<MapData>,
     links: Vec<(String, SchedClassifierLinkId)>,
@@ -178,12 +182,18 @@ impl HostProgram {
         self.links.iter().map(|(d, _)| d.as_str())
     }
 
+    pub(super) fn flows(&self) -> &Flows {
+        &self.flows
+    }
+
     /// Has the answers on a connection translated from now on.
     ///
     /// # Errors
     /// When there are too many connections, or the kernel is out of memory.
     pub fn enter(&mut self, flow: &HostFlow, origin: &Origin) -> Result<(), HostError> {
-        let entered = self.flows.insert(flow.encode(), origin.encode(), 0);
+        let mut insert = |key| self.flows.insert(key, origin.encode(), 0);
+        let entered = flow.asked_directly(origin).map_or(Ok(()), |asked| insert(asked.diverted()));
+        let entered = entered.and_then(|()| insert(flow.encode()));
         entered.map_err(|e| BpfError::new("entering a redirected connection", &e).into())
     }
 
@@ -191,13 +201,17 @@ impl HostProgram {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn forget(&mut self, flow: &HostFlow) -> Result<bool, HostError> {
-        match self.flows.remove(&flow.encode()) {
+    pub fn forget(&mut self, flow: &HostFlow, origin: &Origin) -> Result<bool, HostError> {
+        let mut remove = |key| match self.flows.remove(&key) {
             Ok(()) => Ok(true),
             Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(false),
             Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-            Err(e) => Err(BpfError::new("removing a redirected connection", &e).into()),
+            Err(e) => Err(BpfError::new("removing a redirected connection", &e)),
+        };
+        if let Some(asked) = flow.asked_directly(origin) {
+            remove(asked.diverted())?;
         }
+        Ok(remove(flow.encode())?)
     }
 
     /// Shows that the daemon is alive; `now` is CLOCK_MONOTONIC in nanoseconds. When this stops for 3 seconds
@@ -243,9 +257,9 @@ fn cause<'a>(e: &'a (dyn std::error::Error + 'static)) -> Option<&'a io::Error> 
     std::iter::successors(Some(e), |e| e.source()).find_map(|e| e.downcast_ref())
 }
 
-// The layouts of host.bpf.c.
+// The layouts of flow.h and host.bpf.c.
 
-/// `struct flow`: host, client, ports, protocol, family.
+/// `struct flow`: host, client, ports, protocol, family, whether it is diverted.
 const FLOW: usize = 40;
 /// `struct origin`: host, ports, worker, what was seen.
 const ORIGIN: usize = 24;
@@ -261,6 +275,23 @@ impl HostFlow {
         b[34..36].copy_from_slice(&self.client.1.to_be_bytes());
         b[36] = self.protocol;
         b[37] = u8::from(self.host.0.is_ipv6());
+        b
+    }
+
+    /// The flow as it would be without translation, where the client has asked the host itself. Such a
+    /// connection was translated because the host knows another one by that.
+    fn asked_directly(&self, origin: &Origin) -> Option<HostFlow> {
+        // ICMP queries have type and code where others have the client's port.
+        let icmp = matches!(self.protocol, protocol::ICMP | protocol::ICMPV6);
+        let client_port = if icmp { self.client.1 } else { origin.client_port };
+        let asked = HostFlow { protocol: self.protocol, host: origin.host, client: (self.client.0, client_port) };
+        (origin.host.0 == self.host.0).then_some(asked)
+    }
+
+    /// The key that has steer.bpf.c give packets of the client to a worker.
+    fn diverted(&self) -> [u8; FLOW] {
+        let mut b = self.encode();
+        b[38] = 1;
         b
     }
 

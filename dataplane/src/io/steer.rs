@@ -22,10 +22,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
 use super::bpf::{BpfError, Loaded};
+use super::host::{Flows, HostProgram};
 use super::link::{Link, Refused, XdpMode, attach_xdp, detach_xdp};
 use super::punt::Ingress;
 use super::xsk::IoMode;
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, XskMap};
+use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::{ProgramFd, loaded_programs};
 
 /// The program's name in the kernel, by which a stale one is found.
@@ -108,6 +109,7 @@ pub struct Steer {
     local4: HashMap<MapData, [u8; 4], u8>,
     local6: HashMap<MapData, [u8; 16], u8>,
     counters: PerCpuArray<MapData, [u64; 6]>,
+    redirected: ArrayOfMaps<MapData, Flows>,
 }
 
 impl Steer {
@@ -134,6 +136,7 @@ impl Steer {
             local4: loaded.map("local4")?,
             local6: loaded.map("local6")?,
             counters: loaded.map("counters")?,
+            redirected: loaded.map("redirected")?,
             link,
         };
         steer.write_config()?;
@@ -293,6 +296,14 @@ impl Steer {
             self.remove_local(address)?;
         }
         addresses.iter().try_for_each(|(address, kind)| self.set_local(*address, *kind))
+    }
+
+    /// Has packets to the host that look like those of connections redirected to it seen by workers.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_redirected(&mut self, program: &HostProgram) -> Result<(), SteerError> {
+        self.redirected.set(0, program.flows(), 0).map_err(|e| map_error("entering the redirected connections", &e))
     }
 
     /// Shows that the daemon is alive; `now` is CLOCK_MONOTONIC in nanoseconds. When this stops for 3

@@ -10,7 +10,7 @@ use super::shared::{Handed, Lent, NeighbourRequest, Punt, Shared, ToHost};
 use super::translations::Translator;
 use super::wiring::Wiring;
 use crate::conntrack::Ticks;
-use crate::io::host::HostFlow;
+use crate::io::host::{HostFlow, Origin};
 use crate::io::{Frame, FramePool, Port};
 use crate::nat::Random;
 use crate::policy::{InterfaceId, Tally};
@@ -43,7 +43,7 @@ pub(super) struct Core<P> {
     /// Who listens to events.
     pub(super) listeners: Vec<Arc<Subscription>>,
     /// Connections that have ended at the gateway host and that the punt thread has not been told of.
-    ended: Vec<HostFlow>,
+    ended: Vec<(HostFlow, Origin)>,
     /// Whether something was queued for the punt thread since it was last woken.
     host_waits: bool,
 }
@@ -127,17 +127,17 @@ impl<P: Port> Core<P> {
     }
 
     /// Tells that a connection has ended at the gateway host, as soon as there is room.
-    pub(super) fn host_ended(&mut self, answers: HostFlow) {
-        self.ended.push(answers);
+    pub(super) fn host_ended(&mut self, answers: HostFlow, origin: Origin) {
+        self.ended.push((answers, origin));
         self.flush_ended();
     }
 
     /// Tells of connections that have ended at the gateway host. False when some are left to tell of.
     pub(super) fn flush_ended(&mut self) -> bool {
-        while let Some(answers) = self.ended.pop() {
+        while let Some((answers, origin)) = self.ended.pop() {
             self.host_waits = true;
-            if self.shared.to_host.push(ToHost::Ends(answers)).is_err() {
-                self.ended.push(answers);
+            if self.shared.to_host.push(ToHost::Ends(answers, origin)).is_err() {
+                self.ended.push((answers, origin));
                 return false;
             }
         }

@@ -63,10 +63,7 @@ pub(super) fn begin<P: Port, A: Member>(
     slot: u32,
 ) -> Result<Step, DropReason> {
     let c = t.slab.get(slot);
-    let o = &c.original;
-    let port = if c.proto == A::ICMP { o.sport } else { o.dport };
-    let origin = Origin { host: (o.dst.ip(), port), client_port: o.sport, worker: w.id };
-    if !w.tell_host(ToHost::Begins(answers(c), origin)) {
+    if !w.tell_host(ToHost::Begins(answers(c), origin(w, c))) {
         t.remove(w, slot, Removal::Deleted);
         return Err(DropReason::PuntLimit);
     }
@@ -112,14 +109,21 @@ pub(super) fn deliver<P: Port, A>(w: &mut Core<P>, p: &Packet<A>) {
 }
 
 /// A connection has gone, and its answers are not to be translated any more.
-pub(super) fn end<P: Port, A: Address>(w: &mut Core<P>, c: &Connection<A>) {
-    w.host_ended(answers(c));
+pub(super) fn end<P: Port, A: Ip>(w: &mut Core<P>, c: &Connection<A>) {
+    w.host_ended(answers(c), origin(w, c));
 }
 
 /// The host's answers, as it sends them.
 fn answers<A: Address>(c: &Connection<A>) -> HostFlow {
     let r = &c.reply;
     HostFlow { protocol: c.proto, host: (r.src.ip(), r.sport), client: (r.dst.ip(), r.dport) }
+}
+
+/// What the client knows of the other end.
+fn origin<P: Port, A: Ip>(w: &Core<P>, c: &Connection<A>) -> Origin {
+    let o = &c.original;
+    let port = if c.proto == A::ICMP { o.sport } else { o.dport };
+    Origin { host: (o.dst.ip(), port), client_port: o.sport, worker: w.id }
 }
 
 /// Lets a connection follow what has been seen of its answers.

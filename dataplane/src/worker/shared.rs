@@ -162,7 +162,7 @@ pub enum ToHost {
     /// A frame, translated already, to hand to the kernel.
     Frame(Punt),
     /// The connection has gone.
-    Ends(HostFlow),
+    Ends(HostFlow, Origin),
 }
 
 /// An order to one worker.

@@ -75,7 +75,7 @@ def one_source_port(lab):
     """One socket asks several servers, the gateway by its own address among them, and can tell the answers apart."""
     lab.gateway.start(with_redirect(lab.workers, ECHO_HERE))
     lab.serve(lab.gw)
-    for servers in ((SERVER, REMOTE, OUTSIDE, LAN), (SERVER6, REMOTE6, OUTSIDE6)):
+    for servers in ((SERVER, REMOTE, OUTSIDE, LAN), (SERVER6, REMOTE6, OUTSIDE6, LAN6)):
         own = CLIENT6 if ':' in servers[0] else CLIENT
         with contextlib.closing(udp_socket(lab.client, ('', 5000), families(servers[0]))) as s:
             for _ in range(10):
@@ -89,6 +89,31 @@ def one_source_port(lab):
             talks = [stack.enter_context(Conversation(lab.client, a, source_port=5001)) for a in servers]
             for _ in range(10):
                 assert len({t.ask()[1] for t in talks}) == len(talks)
+
+
+@test(workers=BOTH, start=False, rows=(('translated', LAN), ('host', LAN6)))
+def one_port_direct(lab, row):
+    """A connection to the gateway itself from the port of a redirected one lives on when that one has gone."""
+    _, own = row
+    server, other = (SERVER6, REMOTE6) if ':' in own else (SERVER, REMOTE)
+    lab.gateway.start(with_redirect(lab.workers, ECHO_HERE))
+    lab.serve(lab.gw)
+    with contextlib.closing(udp_socket(lab.client, ('', 5003), families(own))) as s:
+        assert udp_ask(lab.client, server, sock=s)[1] == 5003
+        moved = udp_ask(lab.client, own, sock=s)
+        with Conversation(lab.client, server, source_port=5004) as c:
+            assert c.ask()[1] == 5004
+            with Conversation(lab.client, own, source_port=5004) as direct:
+                before = direct.ask()
+                c.close()
+                if lab.gateway.name == 'sluice':
+                    lab.gateway.cli('conntrack', 'delete', '-d', server)
+                    wait_for(lambda: not lab.gateway.conntrack('-d', server), 'no connection to ' + server)
+                for _ in range(5):
+                    assert direct.ask() == before
+                    assert udp_ask(lab.client, own, sock=s) == moved
+        # Whoever comes next has the port, unless the deleted connection still has it.
+        assert lab.gateway.name != 'sluice' or udp_ask(lab.client, other, sock=s)[1] == 5003
 
 
 @test(workers=BOTH, start=False, rows=[('1500',), ('1280',)])
@@ -254,6 +279,29 @@ def listing(lab):
         c.ask()
         lab.gateway.cli('conntrack', 'flush')
         assert c.ask()[0] == CLIENT
+
+
+@test(workers=BOTH, start=False, kernel=False)
+def reloads(lab):
+    """A redirection comes with a reload, and goes: connections that have it keep it, and take the program with them."""
+    lab.gateway.start(base(lab.workers))
+    lab.serve(lab.gw)
+    lab.serve(lab.server)
+    for _ in range(3):
+        assert lab.gateway.translates_answers() == []
+        assert udp_ask(lab.client, SERVER)[0] == tcp_ask(lab.client, SERVER)[0] == WAN
+        lab.gateway.reload(with_redirect(lab.workers, ECHO_HERE))
+        assert lab.gateway.translates_answers() == ['lan0', 'wan0']
+        # Without a second try: what a reload returns from is in force.
+        assert udp_ask(lab.client, SERVER, tries=1)[0] == CLIENT
+        with Conversation(lab.client, SERVER) as c:
+            assert c.ask()[0] == CLIENT
+            lab.gateway.reload(base(lab.workers))
+            assert udp_ask(lab.client, SERVER)[0] == WAN
+            time.sleep(1.5)  # longer than the program is looked after
+            assert c.ask()[0] == CLIENT
+        lab.gateway.cli('conntrack', 'flush')
+        wait_for(lambda: lab.gateway.translates_answers() == [], 'the program goes')
 
 
 @test(workers=BOTH, start=False, kernel=False)

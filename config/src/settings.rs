@@ -167,7 +167,7 @@ pub(crate) fn io<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> Io {
         [("auto", IoMode::Auto), ("zero-copy", IoMode::ZeroCopy), ("copy", IoMode::Copy), ("generic", IoMode::Generic)];
     out.mode = fields.get("mode").and_then(|n| choice(report, n, "a mode", &modes)).unwrap_or_default();
     if let Some(n) = unless_auto(&fields, "frames") {
-        let frames = number(report, n, "`frames` (`auto` or a number)", 1024..=4_194_304);
+        let frames = number(report, n, "`frames` (`auto` or a number)", 1024..=524_288);
         out.frames = frames.map(|n| n as u32);
     }
     let failures = [("closed", OnFailure::Closed), ("open", OnFailure::Open)];

@@ -7,7 +7,6 @@ mod forward;
 mod generate;
 mod memory;
 mod ping;
-mod port;
 mod report;
 mod sink;
 mod sys;
@@ -31,6 +30,9 @@ struct Arguments {
 enum Command {
     /// The worker over ports in memory
     Memory(memory::Arguments),
+    /// What `memory` runs inside callgrind
+    #[command(hide = true)]
+    Count(memory::Count),
     /// Gateways side by side, between two hosts in network namespaces (root)
     Veth(veth::Arguments),
     /// Sends UDP frames of many flows
@@ -65,6 +67,7 @@ fn run(a: Arguments) -> anyhow::Result<()> {
     }
     match command {
         Command::Memory(a) => memory::run(&a),
+        Command::Count(a) => memory::count(&a),
         Command::Veth(a) => veth::run(&a),
         Command::Generate(a) => generate::run(&a),
         Command::Sink(a) => sink::run(&a),

@@ -1,5 +1,7 @@
 //! A connection: two cache lines for IPv4, what every packet touches in the first.
 
+use std::hint::select_unpredictable;
+
 use super::sctp::SctpTrack;
 use super::tcp::{HostTcp, TcpTrack};
 use super::{Direction, Key, Ticks, Tuple};
@@ -170,10 +172,15 @@ impl<A: Address> Connection<A> {
     /// The tuple of one direction.
     #[inline]
     pub fn tuple(&self, d: Direction) -> &Tuple<A> {
-        match d {
-            Direction::Original => &self.original,
-            Direction::Reply => &self.reply,
-        }
+        select_unpredictable(d == Direction::Original, &self.original, &self.reply)
+    }
+
+    /// Whether packets in direction `d` have this key.
+    #[inline]
+    pub fn has(&self, d: Direction, key: &Key<A>) -> bool {
+        let t = self.tuple(d);
+        // All compared, without a branch for each.
+        (self.proto == key.proto) & t.equals(&key.tuple)
     }
 
     /// The table key of one direction.

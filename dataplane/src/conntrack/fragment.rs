@@ -199,7 +199,7 @@ mod tests {
     fn piece(id: u32, offset: u16, len: u16, more: bool) -> Piece<V4> {
         let info = FragmentInfo { id, offset, more };
         Piece {
-            frame: Frame { index: u32::from(offset), offset: 0, len },
+            frame: Frame { at: u32::from(offset), len },
             interface: 0,
             headers: Headers {
                 l3: 0,

@@ -44,6 +44,18 @@ impl<T> Region<T> {
         Ok(Region { base: NonNull::new(p.cast()).expect("mmap does not return null"), len })
     }
 
+    /// The first of the values, for those who know how many there are.
+    #[inline]
+    pub(crate) fn as_ptr(&self) -> *const T {
+        self.base.as_ptr()
+    }
+
+    /// The first of the values, to write.
+    #[inline]
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
+        self.base.as_ptr()
+    }
+
     /// All values.
     #[inline]
     pub(crate) fn as_slice(&self) -> &[T] {

@@ -8,11 +8,12 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::region::{Region, prefetch};
-use super::{Connection, Ticks};
+use super::{Connection, Direction, Key, Ticks};
 use crate::packet::Address;
 
 /// The shared deadlines of one slab; clones share them.
@@ -62,6 +63,54 @@ struct Free {
     next: u32,
 }
 
+/// A live connection in its slot.
+#[derive(Debug)]
+pub struct Live<'a, A: Address> {
+    connection: &'a mut Connection<A>,
+    view: &'a SlabView,
+    slot: u32,
+}
+
+impl<A: Address> Live<'_, A> {
+    /// The slot it is in.
+    #[inline]
+    pub fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    /// The same, lent on.
+    #[inline]
+    pub fn lend(&mut self) -> Live<'_, A> {
+        Live { connection: self.connection, view: self.view, slot: self.slot }
+    }
+
+    /// Moves its deadline.
+    #[inline]
+    pub fn refresh(&mut self, t: Ticks) {
+        let nearer = self.connection.deadline.0.wrapping_sub(t.0) as i32 > 0;
+        self.connection.deadline = t;
+        if nearer {
+            self.view.set(self.slot, t);
+        }
+    }
+}
+
+impl<A: Address> Deref for Live<'_, A> {
+    type Target = Connection<A>;
+
+    #[inline]
+    fn deref(&self) -> &Connection<A> {
+        self.connection
+    }
+}
+
+impl<A: Address> DerefMut for Live<'_, A> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Connection<A> {
+        self.connection
+    }
+}
+
 /// A worker's connections of one family.
 #[derive(Debug)]
 pub struct Slab<A: Address> {
@@ -72,6 +121,8 @@ pub struct Slab<A: Address> {
     free_next: Region<u32>,
     used: u32,
     live: u32,
+    /// A slot has been freed since [`Slab::begin_burst`].
+    freed: bool,
 }
 
 impl<A: Address> Slab<A> {
@@ -85,7 +136,7 @@ impl<A: Address> Slab<A> {
         let slots = unsafe { Region::zeroed(n)? };
         // SAFETY: zero is a valid u32.
         let free_next = unsafe { Region::zeroed(n)? };
-        Ok(Slab { slots, view, free: None, free_next, used: 0, live: 0 })
+        Ok(Slab { slots, view, free: None, free_next, used: 0, live: 0, freed: false })
     }
 
     /// Number of connections.
@@ -127,9 +178,9 @@ impl<A: Address> Slab<A> {
     /// Frees a slot and returns what was in it. Panics when it is free.
     pub fn remove(&mut self, i: u32) -> Connection<A> {
         assert!(self.is_live(i), "slot {i} is free");
+        let c = *self.get(i);
         self.view.set(i, Ticks(0));
-        // SAFETY: a live slot was written by `insert`; its deadline is 0 from here on, so it is not read again.
-        let c = unsafe { self.slots.as_slice()[i as usize].assume_init_read() };
+        self.freed = true;
         self.free_next.as_mut_slice()[i as usize] = self.free.map_or(0, |f| f.next + 1);
         self.free = Some(Free { next: i });
         self.live -= 1;
@@ -146,10 +197,7 @@ impl<A: Address> Slab<A> {
     #[inline]
     pub fn get(&self, i: u32) -> &Connection<A> {
         debug_assert!(self.is_live(i));
-        assert!(i < self.used);
-        // SAFETY: slots below `used` have been written; a freed one still holds the plain values of its
-        // last connection, for which a stale read is harmless.
-        unsafe { self.slots.as_slice()[i as usize].assume_init_ref() }
+        self.slot(i)
     }
 
     /// The connection in a live slot, to write.
@@ -157,19 +205,51 @@ impl<A: Address> Slab<A> {
     pub fn get_mut(&mut self, i: u32) -> &mut Connection<A> {
         debug_assert!(self.is_live(i));
         assert!(i < self.used);
-        // SAFETY: as in `get`.
-        unsafe { self.slots.as_mut_slice()[i as usize].assume_init_mut() }
+        // SAFETY: as in `slot`, and `&mut self` makes it the only reference.
+        unsafe { &mut *self.slots.as_mut_ptr().add(i as usize).cast() }
+    }
+
+    #[inline]
+    fn slot(&self, i: u32) -> &Connection<A> {
+        assert!(i < self.used);
+        // SAFETY: `used` is at most the number of slots, and those below it have been written; a freed one
+        // still holds plain values, for which a stale read is harmless.
+        unsafe { &*self.slots.as_ptr().add(i as usize).cast() }
+    }
+
+    /// From here on [`Slab::hit`] may be asked about slots that are live now.
+    pub fn begin_burst(&mut self) {
+        self.freed = false;
+    }
+
+    /// The connection in a slot that was live when the burst began, if its packets in direction `d` have this
+    /// key and its time is not up. Misses everything once any slot has been freed since.
+    #[inline(always)]
+    pub fn hit(&mut self, i: u32, d: Direction, key: &Key<A>, now: Ticks) -> Option<Live<'_, A>> {
+        if i >= self.used || self.freed {
+            return None;
+        }
+        let c = self.slot(i);
+        if !c.has(d, key) || c.deadline.reached(now) {
+            return None;
+        }
+        Some(self.open(i))
+    }
+
+    /// A live connection for one of its packets.
+    #[inline]
+    pub fn open(&mut self, i: u32) -> Live<'_, A> {
+        debug_assert!(self.is_live(i));
+        assert!(i < self.used);
+        // SAFETY: as in `get_mut`: the slots are borrowed for as long as the whole slab.
+        let connection = unsafe { &mut *self.slots.as_mut_ptr().add(i as usize).cast() };
+        Live { connection, view: &self.view, slot: i }
     }
 
     /// Moves a connection's deadline.
     #[inline]
     pub fn refresh(&mut self, i: u32, t: Ticks) {
-        let c = self.get_mut(i);
-        let nearer = c.deadline.0.wrapping_sub(t.0) as i32 > 0;
-        c.deadline = t;
-        if nearer {
-            self.view.set(i, t);
-        }
+        self.open(i).refresh(t);
     }
 
     /// Brings the shared deadline up to date after a scan reported the slot too early.
@@ -181,7 +261,7 @@ impl<A: Address> Slab<A> {
     /// Loads the slot's cache lines ahead of use.
     #[inline]
     pub fn prefetch(&self, i: u32) {
-        let p = self.slots.as_slice().as_ptr().wrapping_add(i as usize).cast::<u8>();
+        let p = self.slots.as_ptr().wrapping_add(i as usize).cast::<u8>();
         prefetch(p);
         prefetch(p.wrapping_add(64));
     }

@@ -17,7 +17,7 @@ const SLOTS: usize = 8;
 #[repr(C, align(64))]
 struct Bucket {
     tags: [u16; SLOTS],
-    entries: [u32; SLOTS],
+    entries: [Entry; SLOTS],
     /// Entries that found this bucket full on the way from their home.
     passed: u32,
     pad: [u32; 3],
@@ -30,8 +30,31 @@ const _: () = assert!(size_of::<Bucket>() == 64);
 pub struct Table {
     buckets: Region<Bucket>,
     mask: u64,
-    /// Counts insertions and removals, so that a look-up made earlier in a burst can be recognised as stale.
-    changes: u64,
+}
+
+/// A slot with a direction in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry(u32);
+
+impl Entry {
+    /// None: a slot that there is not.
+    pub const NONE: Entry = Entry(u32::MAX);
+
+    fn new(slot: u32, d: Direction) -> Self {
+        Entry(slot << 1 | d as u32)
+    }
+
+    /// The slot.
+    #[inline]
+    pub fn slot(self) -> u32 {
+        self.0 >> 1
+    }
+
+    /// The direction.
+    #[inline]
+    pub fn direction(self) -> Direction {
+        if self.0 & 1 == 0 { Direction::Original } else { Direction::Reply }
+    }
 }
 
 /// The tag of a hash, from bits the bucket index does not use; never 0.
@@ -44,11 +67,20 @@ impl Bucket {
     /// Bit `i` set: entry `i` has this tag.
     #[inline]
     fn find(&self, tag: u16) -> u32 {
-        let mut m = 0;
-        for (i, t) in self.tags.iter().enumerate() {
-            m |= u32::from(*t == tag) << i;
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{
+                _mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16, _mm_setzero_si128,
+            };
+            // SAFETY: every x86-64 has SSE2, and the tags are the 16 bytes that are read.
+            unsafe {
+                let tags = _mm_loadu_si128(self.tags.as_ptr().cast());
+                let equal = _mm_cmpeq_epi16(tags, _mm_set1_epi16(tag as i16));
+                _mm_movemask_epi8(_mm_packs_epi16(equal, _mm_setzero_si128())) as u32
+            }
         }
-        m
+        #[cfg(not(target_arch = "x86_64"))]
+        self.tags.iter().enumerate().fold(0, |m, (i, t)| m | u32::from(*t == tag) << i)
     }
 }
 
@@ -61,42 +93,41 @@ impl Table {
         let buckets = (u64::from(connections) * 2 * 2).div_ceil(SLOTS as u64).next_power_of_two();
         // SAFETY: a bucket of zeros is an empty bucket, and it needs no drop.
         let region = unsafe { Region::zeroed(buckets as usize)? };
-        Ok(Table { buckets: region, mask: buckets - 1, changes: 0 })
-    }
-
-    /// Changes whenever an entry comes or goes.
-    #[inline]
-    pub fn changes(&self) -> u64 {
-        self.changes
+        Ok(Table { buckets: region, mask: buckets - 1 })
     }
 
     /// Loads the hash's home bucket ahead of use.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
-        prefetch(self.buckets.as_slice().as_ptr().wrapping_add((hash & self.mask) as usize));
+        prefetch(self.buckets.as_ptr().wrapping_add((hash & self.mask) as usize));
     }
 
-    /// The first slot whose tag fits, without comparing keys: what to prefetch.
+    /// The home bucket of a hash.
     #[inline]
-    pub fn candidate(&self, hash: u64) -> Option<u32> {
-        let b = &self.buckets.as_slice()[(hash & self.mask) as usize];
+    fn bucket(&self, hash: u64) -> &Bucket {
+        // SAFETY: there are `mask + 1` buckets, all valid from the start.
+        unsafe { &*self.buckets.as_ptr().add((hash & self.mask) as usize) }
+    }
+
+    /// The first entry of the home bucket whose tag fits, keys not compared: what to load ahead of use, and
+    /// where to look first.
+    #[inline]
+    pub fn candidate(&self, hash: u64) -> Entry {
+        let b = self.bucket(hash);
         let m = b.find(tag(hash));
-        (m != 0).then(|| b.entries[m.trailing_zeros() as usize] >> 1)
+        if m != 0 { b.entries[m.trailing_zeros() as usize] } else { Entry::NONE }
     }
 
     /// The connection with this key, and the key's direction in it.
-    #[inline]
     pub fn lookup<A: Address>(&self, slab: &Slab<A>, hash: u64, key: &Key<A>) -> Option<(u32, Direction)> {
         let mut at = hash & self.mask;
         loop {
-            let b = &self.buckets.as_slice()[at as usize];
+            let b = self.bucket(at);
             let mut m = b.find(tag(hash));
             while m != 0 {
                 let e = b.entries[m.trailing_zeros() as usize];
-                let d = if e & 1 == 0 { Direction::Original } else { Direction::Reply };
-                let c = slab.get(e >> 1);
-                if c.proto == key.proto && c.tuple(d) == &key.tuple {
-                    return Some((e >> 1, d));
+                if slab.get(e.slot()).has(e.direction(), key) {
+                    return Some((e.slot(), e.direction()));
                 }
                 m &= m - 1;
             }
@@ -118,27 +149,30 @@ impl Table {
             if free != 0 {
                 let i = free.trailing_zeros() as usize;
                 b.tags[i] = tag(hash);
-                b.entries[i] = slot << 1 | d as u32;
-                break;
+                b.entries[i] = Entry::new(slot, d);
+                return;
             }
             b.passed += 1;
             at = (at + 1) & mask;
         }
-        self.changes += 1;
     }
 
     /// Removes what [`Table::insert`] entered; panics when it is not there.
     pub fn remove(&mut self, hash: u64, slot: u32, d: Direction) {
         let mask = self.mask;
         let buckets = self.buckets.as_mut_slice();
-        let entry = slot << 1 | d as u32;
+        let entry = Entry::new(slot, d);
         let home = hash & mask;
         let mut at = home;
         let found = loop {
             let b = &buckets[at as usize];
             let t = tag(hash);
-            if let Some(i) = (0..SLOTS).find(|i| b.tags[*i] == t && b.entries[*i] == entry) {
-                break i;
+            let mut m = b.find(t);
+            while m != 0 && b.entries[m.trailing_zeros() as usize] != entry {
+                m &= m - 1;
+            }
+            if m != 0 {
+                break m.trailing_zeros() as usize;
             }
             assert!(b.passed > 0, "removed an entry that is not in the table");
             at = (at + 1) & mask;
@@ -149,7 +183,6 @@ impl Table {
             buckets[b as usize].passed -= 1;
             b = (b + 1) & mask;
         }
-        self.changes += 1;
     }
 }
 

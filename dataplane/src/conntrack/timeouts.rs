@@ -2,6 +2,9 @@
 
 use super::TcpState;
 
+/// The most seconds that a deadline may lie ahead.
+const LIMIT_S: u32 = i32::MAX as u32 / 1000;
+
 /// A moment of the workers' clock: milliseconds since the daemon's start, wrapping after 49 days, so
 /// that deadlines up to 24 days ahead compare right. Never 0, which marks a free slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -12,7 +15,15 @@ impl Ticks {
     #[inline]
     #[must_use]
     pub fn after(self, seconds: u32) -> Ticks {
-        self.after_ms(seconds.saturating_mul(1000))
+        self.after_ms(seconds.min(LIMIT_S) * 1000)
+    }
+
+    /// The moment after a timeout of [`Timeouts`], which is known not to be too long.
+    #[inline]
+    #[must_use]
+    pub fn after_timeout(self, seconds: u32) -> Ticks {
+        debug_assert!(seconds <= LIMIT_S);
+        Ticks(self.0.wrapping_add(seconds.wrapping_mul(1000)).max(1))
     }
 
     /// The moment `ms` milliseconds later.

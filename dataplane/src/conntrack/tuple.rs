@@ -42,6 +42,14 @@ pub struct Tuple<A> {
     pub dport: u16,
 }
 
+impl<A: Address> Tuple<A> {
+    /// Whether all of two tuples is equal, found out without a branch for each part.
+    #[inline]
+    pub fn equals(&self, o: &Self) -> bool {
+        (self.src == o.src) & (self.dst == o.dst) & (self.sport == o.sport) & (self.dport == o.dport)
+    }
+}
+
 /// A tuple with its protocol: the key of the connection table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Key<A> {
@@ -57,9 +65,8 @@ impl<A: Address> Key<A> {
     pub fn hash(&self, keys: &RandomState) -> u64 {
         let mut h = keys.build_hasher();
         let t = &self.tuple;
-        t.src.feed(&mut h);
-        t.dst.feed(&mut h);
-        h.write_u64(u64::from(t.sport) << 32 | u64::from(t.dport) << 16 | u64::from(self.proto));
+        let ports = u64::from(t.sport) << 16 | u64::from(t.dport);
+        t.src.feed(t.dst, ports << 8 | u64::from(self.proto), &mut h);
         h.finish()
     }
 

@@ -3,16 +3,15 @@
 use std::any::Any;
 use std::ptr::NonNull;
 
-/// One frame's packet: which frame of the pool, where its bytes begin in it, how many there are.
+/// One frame's packet: where its bytes begin in the pool's region, how many there are.
 ///
 /// A `Frame` is the right to use that buffer; whoever holds it must pass it on to a port's
 /// [`send`](super::Port::send) or back to the pool, or the frame is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
-    /// Index of the frame in its pool.
-    pub index: u32,
-    /// Offset of the first packet byte (the Ethernet header) within the frame.
-    pub offset: u16,
+    /// Where the first packet byte (the Ethernet header) lies in the pool's region: which frame it is, and
+    /// the place in that.
+    pub at: u32,
     /// Length of the packet in bytes, Ethernet header included, FCS not.
     pub len: u16,
 }
@@ -20,11 +19,15 @@ pub struct Frame {
 /// The region all frames of a worker lie in, and the frames nobody uses at the moment.
 pub struct FramePool {
     base: NonNull<u8>,
-    frame_size: u32,
-    frames: u32,
+    /// Length of the region in bytes.
+    size: u32,
+    /// A frame's size is `1 << shift`.
+    shift: u32,
     /// Where a packet written into an empty frame begins, leaving headroom.
     headroom: u16,
-    free: Vec<u32>,
+    /// Indices of free frames: the first `available` of these.
+    free: Box<[u32]>,
+    available: usize,
     /// Keeps the region mapped for as long as the pool lives.
     _region: Box<dyn Any + Send>,
 }
@@ -45,8 +48,16 @@ impl FramePool {
         headroom: u16,
         region: Box<dyn Any + Send>,
     ) -> Self {
-        assert!(u32::from(headroom) < frame_size && frame_size <= 1 << 16);
-        FramePool { base, frame_size, frames, headroom, free: (0..frames).rev().collect(), _region: region }
+        assert!(u32::from(headroom) < frame_size && frame_size <= 1 << 16 && frame_size.is_power_of_two());
+        FramePool {
+            base,
+            size: frames.checked_mul(frame_size).expect("a region of less than 4 GB"),
+            shift: frame_size.trailing_zeros(),
+            headroom,
+            free: (0..frames).rev().collect(),
+            available: frames as usize,
+            _region: region,
+        }
     }
 
     /// A pool in ordinary memory, for benches, tests and the pcap port.
@@ -60,53 +71,73 @@ impl FramePool {
 
     /// Number of frames in all.
     pub fn frames(&self) -> u32 {
-        self.frames
+        self.size >> self.shift
     }
 
     /// Number of frames nobody uses.
     pub fn available(&self) -> usize {
-        self.free.len()
+        self.available
     }
 
     /// Size of a frame in bytes.
     pub fn frame_size(&self) -> u32 {
-        self.frame_size
+        1 << self.shift
     }
 
     /// The largest packet an empty frame can take, in bytes.
     pub fn capacity(&self) -> usize {
-        self.frame_size as usize - usize::from(self.headroom)
+        (1 << self.shift) - usize::from(self.headroom)
+    }
+
+    /// The number of a packet's frame.
+    #[inline]
+    pub fn index(&self, f: Frame) -> u32 {
+        f.at >> self.shift
+    }
+
+    /// Where in its frame a packet begins.
+    #[inline]
+    pub fn offset(&self, f: Frame) -> u16 {
+        (f.at & ((1 << self.shift) - 1)) as u16
+    }
+
+    /// How long a packet that begins where this one does can be.
+    pub fn room(&self, f: Frame) -> usize {
+        (1 << self.shift) - usize::from(self.offset(f))
     }
 
     /// Takes an empty frame; `len` is 0.
     #[inline]
     pub fn take(&mut self) -> Option<Frame> {
-        self.free.pop().map(|index| Frame { index, offset: self.headroom, len: 0 })
+        self.available = self.available.checked_sub(1)?;
+        Some(Frame { at: (self.free[self.available] << self.shift) + u32::from(self.headroom), len: 0 })
     }
 
     /// Gives a frame back.
     #[inline]
     pub fn give(&mut self, f: Frame) {
-        self.give_index(f.index);
+        self.give_index(f.at >> self.shift);
     }
 
-    /// Gives a frame back by its index.
+    /// Gives a frame back by its index. Panics when more are given back than were taken.
     #[inline]
     pub fn give_index(&mut self, index: u32) {
-        debug_assert!(index < self.frames);
-        self.free.push(index);
+        debug_assert!(index < self.frames());
+        self.free[self.available] = index;
+        self.available += 1;
     }
 
     /// Takes up to `n` frames' indices from the free list into `out`, as a fill ring wants them.
     pub fn take_many(&mut self, n: usize, out: &mut Vec<u32>) {
-        let at = self.free.len() - n.min(self.free.len());
-        out.extend(self.free.drain(at..));
+        let left = self.available - n.min(self.available);
+        out.extend(&self.free[left..self.available]);
+        self.available = left;
     }
 
+    #[inline]
     fn range(&self, f: Frame) -> usize {
-        let end = u32::from(f.offset) + u32::from(f.len);
-        assert!(f.index < self.frames && end <= self.frame_size, "frame out of its pool");
-        f.index as usize * self.frame_size as usize + usize::from(f.offset)
+        assert!(u64::from(f.at) + u64::from(f.len) <= u64::from(self.size), "frame out of its pool");
+        f.at as usize
     }
 
     /// The packet's bytes.
@@ -128,15 +159,15 @@ impl FramePool {
     /// Address of the packet's first byte, for prefetching and for lending the frame to another worker.
     #[inline]
     pub fn address(&self, f: Frame) -> *const u8 {
-        self.base.as_ptr().wrapping_add(f.index as usize * self.frame_size as usize + usize::from(f.offset))
+        self.base.as_ptr().wrapping_add(f.at as usize)
     }
 }
 
 impl std::fmt::Debug for FramePool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FramePool")
-            .field("frames", &self.frames)
-            .field("free", &self.free.len())
+            .field("frames", &self.frames())
+            .field("available", &self.available)
             .finish_non_exhaustive()
     }
 }

@@ -183,9 +183,10 @@ impl XskPort {
         if frame.len > self.capacity {
             return false;
         }
-        let low = frame.offset.min(self.offset);
-        let (from, to) = (usize::from(frame.offset - low), usize::from(self.offset - low));
-        let all = Frame { index: frame.index, offset: low, len: frame.len + frame.offset.max(self.offset) - low };
+        let offset = pool.offset(frame);
+        let low = offset.min(self.offset);
+        let (from, to) = (usize::from(offset - low), usize::from(self.offset - low));
+        let all = Frame { at: frame.at - u32::from(offset - low), len: frame.len + offset.max(self.offset) - low };
         pool.bytes_mut(all).copy_within(from..from + usize::from(frame.len), to);
         true
     }
@@ -196,12 +197,7 @@ impl Port for XskPort {
         self.scratch.resize(BURST, FrameDesc::default());
         // SAFETY: the ring belongs to this port's UMEM.
         let n = unsafe { self.rx.consume(&mut self.scratch[..max.min(BURST)]) };
-        let in_frame = (1usize << self.shift) - 1;
-        out.extend(self.scratch[..n].iter().map(|d| Frame {
-            index: (d.addr() >> self.shift) as u32,
-            offset: (d.addr() & in_frame) as u16,
-            len: d.lengths().data() as u16,
-        }));
+        out.extend(self.scratch[..n].iter().map(|d| Frame { at: d.addr() as u32, len: d.lengths().data() as u16 }));
         self.held.receive -= n as u32;
         self.refill(pool);
         if n == 0 && self.fill.needs_wakeup() {
@@ -212,11 +208,11 @@ impl Port for XskPort {
     #[inline]
     fn send(&mut self, pool: &mut FramePool, frame: Frame) -> Result<(), Frame> {
         if self.held.transmit >= RING
-            || (frame.offset != self.offset || frame.len > self.capacity) && !self.align(pool, frame)
+            || (pool.offset(frame) != self.offset || frame.len > self.capacity) && !self.align(pool, frame)
         {
             return Err(frame);
         }
-        let mut d = self.descriptors[frame.index as usize];
+        let mut d = self.descriptors[pool.index(frame) as usize];
         // SAFETY: the frame is of this port's UMEM and belongs to the caller; its bytes are not touched.
         unsafe { self.umem.data_mut(&mut d) }.cursor().set_pos(usize::from(frame.len));
         self.batch.push(d);

@@ -26,10 +26,10 @@ pub trait Address: Copy + Eq + Ord + Hash + Default + fmt::Debug + fmt::Display 
     fn distance_wide(self, from: Self) -> u128;
     /// `self + n`, wrapping within the family.
     fn offset_wide(self, n: u128) -> Self;
-    /// Ones' complement sum of the address's 16-bit words, not folded.
+    /// Ones' complement sum of the address's 32-bit words, not folded.
     fn sum(self) -> u64;
-    /// Feeds the address to a hasher in as few writes as possible.
-    fn feed<H: std::hash::Hasher>(self, h: &mut H);
+    /// Feeds two addresses and a number to a hasher in as few writes as possible.
+    fn feed<H: std::hash::Hasher>(self, other: Self, number: u64, h: &mut H);
     /// The address as the standard library's type.
     fn ip(self) -> IpAddr;
     /// The address of this family in `ip`, if it is of this family.
@@ -63,12 +63,12 @@ impl Address for V4 {
 
     #[inline]
     fn read(b: &[u8]) -> Self {
-        V4(u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
+        V4(super::be32(b, 0))
     }
 
     #[inline]
     fn write(self, b: &mut [u8]) {
-        b[..4].copy_from_slice(&self.0.to_be_bytes());
+        *super::view_mut(b, 0) = self.0.to_be_bytes();
     }
 
     #[inline]
@@ -96,12 +96,12 @@ impl Address for V4 {
 
     #[inline]
     fn sum(self) -> u64 {
-        u64::from(self.0 >> 16) + u64::from(self.0 & 0xffff)
+        u64::from(self.0)
     }
 
     #[inline]
-    fn feed<H: std::hash::Hasher>(self, h: &mut H) {
-        h.write_u32(self.0);
+    fn feed<H: std::hash::Hasher>(self, other: V4, number: u64, h: &mut H) {
+        h.write_u128(u128::from(self.0) << 96 | u128::from(other.0) << 64 | u128::from(number));
     }
 
     fn ip(self) -> IpAddr {
@@ -123,14 +123,12 @@ impl Address for V6 {
 
     #[inline]
     fn read(b: &[u8]) -> Self {
-        let mut x = [0u8; 16];
-        x.copy_from_slice(&b[..16]);
-        V6::from_bits(u128::from_be_bytes(x))
+        V6::from_bits(u128::from_be_bytes(*super::view(b, 0)))
     }
 
     #[inline]
     fn write(self, b: &mut [u8]) {
-        b[..16].copy_from_slice(&self.bits().to_be_bytes());
+        *super::view_mut(b, 0) = self.bits().to_be_bytes();
     }
 
     #[inline]
@@ -158,14 +156,15 @@ impl Address for V6 {
 
     #[inline]
     fn sum(self) -> u64 {
-        let half = |x: u64| (x >> 48) + ((x >> 32) & 0xffff) + ((x >> 16) & 0xffff) + (x & 0xffff);
+        let half = |x: u64| (x >> 32) + (x & 0xffff_ffff);
         half(self.0) + half(self.1)
     }
 
     #[inline]
-    fn feed<H: std::hash::Hasher>(self, h: &mut H) {
-        h.write_u64(self.0);
-        h.write_u64(self.1);
+    fn feed<H: std::hash::Hasher>(self, other: V6, number: u64, h: &mut H) {
+        h.write_u128(self.bits());
+        h.write_u128(other.bits());
+        h.write_u64(number);
     }
 
     fn ip(self) -> IpAddr {

@@ -2,30 +2,63 @@
 
 use super::Address;
 
-/// Folds a sum of 16-bit words to 16 bits.
+/// Folds a sum of 16-bit words to 16 bits: 0xffff for every multiple of that but 0.
 #[inline]
-pub fn fold(mut s: u64) -> u16 {
-    s = (s & 0xffff_ffff) + (s >> 32);
-    s = (s & 0xffff) + (s >> 16);
-    s = (s & 0xffff) + (s >> 16);
-    s = (s & 0xffff) + (s >> 16);
-    s as u16
+pub fn fold(s: u64) -> u16 {
+    // Added to itself turned by half its width, each half is the sum of both with the carry brought round.
+    let s = fold32(s);
+    (s.wrapping_add(s.rotate_left(16)) >> 16) as u16
 }
 
-/// Ones' complement sum of big-endian 16-bit words, an odd last byte padded with zero; not folded.
 #[inline]
+fn fold32(s: u64) -> u32 {
+    (s.wrapping_add(s.rotate_left(32)) >> 32) as u32
+}
+
+/// Ones' complement sum of big-endian 16-bit words, an odd last byte padded with zero; folded to 32 bits.
+#[inline(always)]
 pub fn sum(data: &[u8]) -> u64 {
-    // Summed in native order, 32 bits at a time (RFC 1071 section 2 (B) and (C)), swapped at the end.
-    let mut s: u64 = 0;
-    let mut words = data.chunks_exact(4);
-    for w in &mut words {
-        s += u64::from(u32::from_ne_bytes([w[0], w[1], w[2], w[3]]));
+    // Any width and byte order will do (RFC 1071 section 2): 64 bits in little-endian order, and brought to
+    // big-endian order at the end, which is multiplying by 256.
+    let (mut s, mut rest) = if data.len() < 64 { (0, data) } else { sum_long(data) };
+    if let Some((b, after)) = rest.split_first_chunk::<32>() {
+        (s, rest) = (b.as_chunks().0.iter().fold(s, |s, w| add(s, *w)), after);
     }
-    let rest = words.remainder();
-    let mut last = [0u8; 4];
-    last[..rest.len()].copy_from_slice(rest);
-    s += u64::from(u32::from_ne_bytes(last));
-    u64::from(u16::from_be(fold(s)))
+    if let Some((b, after)) = rest.split_first_chunk::<16>() {
+        (s, rest) = (b.as_chunks().0.iter().fold(s, |s, w| add(s, *w)), after);
+    }
+    if let Some((w, after)) = rest.split_first_chunk::<8>() {
+        (s, rest) = (add(s, *w), after);
+    }
+    let last = match data.last_chunk::<8>() {
+        // The rest are the last bytes of this word; shifted in two steps, as there may be none.
+        Some(last) => (u64::from_le_bytes(*last) >> 8) >> (56 - 8 * rest.len()),
+        None => rest.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)),
+    };
+    u64::from(fold32(add(s, last.to_le_bytes())).rotate_left(8))
+}
+
+/// `s + w` with the carry brought round.
+#[inline(always)]
+fn add(s: u64, w: [u8; 8]) -> u64 {
+    let (s, carry) = s.overflowing_add(u64::from_le_bytes(w));
+    s + u64::from(carry)
+}
+
+/// The little-endian sum of most of a longer packet, which the compiler makes vector instructions of, and the
+/// less than 64 bytes that are left.
+#[inline(never)]
+fn sum_long(data: &[u8]) -> (u64, &[u8]) {
+    let (blocks, rest) = data.as_chunks::<64>();
+    let mut lanes = [0u64; 8];
+    for b in blocks {
+        for (lane, w) in lanes.iter_mut().zip(b.as_chunks().0) {
+            let w = u64::from_le_bytes(*w);
+            *lane += (w & 0xffff_ffff) + (w >> 32);
+        }
+    }
+    // No packet has as many words as would make these overflow.
+    (lanes.iter().sum(), rest)
 }
 
 /// The checksum of `data`, to be written where the checksum field was zero.
@@ -37,18 +70,21 @@ pub fn checksum(data: &[u8]) -> u16 {
 /// Sum of the pseudo header of TCP, UDP and ICMPv6 (RFC 9293 3.1, RFC 8200 8.1); not folded.
 #[inline]
 pub fn pseudo_header<A: Address>(src: A, dst: A, proto: u8, len: usize) -> u64 {
-    src.sum() + dst.sum() + u64::from(proto) + (len as u64 >> 16) + (len as u64 & 0xffff)
+    src.sum() + dst.sum() + u64::from(proto) + len as u64
 }
 
-/// What a checksum changes by when some of the words it covers change: RFC 1624's `~m + m'`.
+/// What a checksum changes by when some of the words it covers change: RFC 1624's `~m + m'`, not folded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Delta(u64);
 
 impl Delta {
-    /// The change from words summing to `old` to words summing to `new`.
+    /// The change from words summing to `old` to words summing to `new`, both below 2^40.
     #[inline]
     pub fn new(old: u64, new: u64) -> Self {
-        Delta(u64::from(!fold(old)) + u64::from(fold(new)))
+        // A multiple of 0xffff, which is nothing, that no difference makes negative.
+        const NOTHING: u64 = 0xffff << 32;
+        debug_assert!(old < 1 << 40 && new < 1 << 40);
+        Delta(NOTHING - old + new)
     }
 
     /// Both changes.
@@ -76,6 +112,24 @@ mod tests {
             s += u64::from(c[0]) << 8 | u64::from(*c.get(1).unwrap_or(&0));
         }
         fold(s)
+    }
+
+    #[test]
+    fn folding() {
+        for (s, folded) in [
+            (0, 0),
+            (1, 1),
+            (0xffff, 0xffff),
+            (0x1_0000, 1),
+            (0x1_fffe, 0xffff),
+            (0xffff_0000, 0xffff),
+            (0xffff_ffff, 0xffff),
+            (0xffff_ffff_ffff_ffff, 0xffff),
+            (0x1_0000_0000, 1),
+            (0xffff_ffff_0000_0001, 1),
+        ] {
+            assert_eq!(fold(s), folded, "{s:#x}");
+        }
     }
 
     #[test]

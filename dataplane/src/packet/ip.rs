@@ -2,6 +2,8 @@
 
 use super::Address;
 use super::checksum::Delta;
+use super::transport::Ports;
+use crate::conntrack::{Key, Tuple};
 use crate::route::FibFamily;
 use crate::worker::DropReason;
 
@@ -44,6 +46,16 @@ impl<A> Headers<A> {
         usize::from(self.end - self.l3)
     }
 
+    /// The key of a packet whose transport header has these ports.
+    #[inline]
+    pub fn key(&self, ports: Ports) -> Key<A>
+    where
+        A: Copy,
+    {
+        let (sport, dport) = (ports.source(), ports.destination());
+        Key { tuple: Tuple { src: self.src, dst: self.dst, sport, dport }, proto: self.proto }
+    }
+
     /// Length of the transport header and what follows it.
     #[inline]
     pub fn transport_length(&self) -> usize {
@@ -64,6 +76,10 @@ pub trait Ip: Address + FibFamily {
     /// The reason to drop it.
     fn parse(frame: &[u8], l3: usize) -> Result<Headers<Self>, DropReason>;
 
+    /// The headers of a packet as nearly all are: no options or extension headers, not a fragment, nothing wrong
+    /// with it. What [`Ip::parse`] says of it as well, only sooner. Never panics.
+    fn parse_plain(frame: &[u8], l3: usize) -> Option<Headers<Self>>;
+
     /// Where in the IP header of a packet that was refused for its options the one begins whose length does
     /// not add up: what an ICMP parameter problem points at.
     fn faulty_option(frame: &[u8], h: &Headers<Self>) -> Option<u8>;
@@ -75,9 +91,9 @@ pub trait Ip: Address + FibFamily {
     /// Source and destination as they stand in a header at `l3` that was parsed before.
     fn addresses_of(frame: &[u8], l3: usize) -> (Self, Self);
 
-    /// Writes new addresses and updates the header checksum where there is one. Returns the change for
-    /// transport checksums, which cover the addresses in their pseudo header.
-    fn rewrite(frame: &mut [u8], l3: usize, src: Self, dst: Self) -> Delta;
+    /// Writes new addresses into a header that was as `was` says, and updates its checksum where there is one.
+    /// Returns the change for transport checksums, which cover the addresses in their pseudo header.
+    fn rewrite(frame: &mut [u8], was: &Headers<Self>, src: Self, dst: Self) -> Delta;
 
     /// Makes the header of a datagram's first fragment that of the whole, `length` bytes long with its header,
     /// where that takes no more than other values in its fields. False, and nothing done, where it takes more.

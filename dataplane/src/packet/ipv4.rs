@@ -1,16 +1,23 @@
 //! IPv4 (RFC 791).
 
 use super::checksum::{Delta, fold, sum};
-use super::{Address, FragmentInfo, Headers, Ip, V4, be16, protocol, put16};
+use super::{Address, FragmentInfo, Headers, Ip, V4, be16, protocol, put16, view, view_mut};
 use crate::worker::DropReason;
 
 const MIN_HEADER: usize = 20;
 
-fn parse(frame: &[u8], l3: usize) -> Option<(Headers<V4>, usize)> {
-    let h = frame.get(l3..l3 + MIN_HEADER)?;
+type Header = [u8; MIN_HEADER];
+
+#[inline]
+fn header_mut(frame: &mut [u8], l3: usize) -> &mut Header {
+    view_mut(frame, l3)
+}
+
+/// Reads a header; lengths are not held against the frame's. Returns the packet's length besides.
+fn parse(h: &Header, l3: usize) -> Option<(Headers<V4>, usize)> {
     let ihl = usize::from(h[0] & 15) * 4;
     let total = usize::from(be16(h, 2));
-    if h[0] >> 4 != 4 || ihl < MIN_HEADER || frame.len() < l3 + ihl || total < ihl {
+    if h[0] >> 4 != 4 || ihl < MIN_HEADER || total < ihl {
         return None;
     }
     let bits = be16(h, 6);
@@ -57,9 +64,30 @@ impl Ip for V4 {
     const ETHERTYPE: u16 = super::ETHERTYPE_IPV4;
     const ICMP: u8 = protocol::ICMP;
 
-    #[inline]
+    #[inline(always)]
+    fn parse_plain(frame: &[u8], l3: usize) -> Option<Headers<V4>> {
+        let h: &Header = frame.get(l3..)?.first_chunk()?;
+        let end = l3 + usize::from(be16(h, 2));
+        let plain = h[0] == 0x45 && be16(h, 6) & 0x3fff == 0;
+        if !plain || end < l3 + MIN_HEADER || end > frame.len() || end > usize::from(u16::MAX) || fold(sum(h)) != 0xffff
+        {
+            return None;
+        }
+        Some(Headers {
+            l3: l3 as u16,
+            l4: (l3 + MIN_HEADER) as u16,
+            end: end as u16,
+            proto: h[9],
+            ttl: h[8],
+            src: V4::read(&h[12..]),
+            dst: V4::read(&h[16..]),
+            fragment: None,
+        })
+    }
+
     fn parse(frame: &[u8], l3: usize) -> Result<Headers<V4>, DropReason> {
-        let (mut h, total) = parse(frame, l3).ok_or(DropReason::Malformed)?;
+        let b = frame.get(l3..).and_then(<[u8]>::first_chunk).ok_or(DropReason::Malformed)?;
+        let (mut h, total) = parse(b, l3).ok_or(DropReason::Malformed)?;
         if l3 + total > frame.len() || total > usize::from(u16::MAX) - l3 {
             return Err(DropReason::Malformed);
         }
@@ -68,9 +96,7 @@ impl Ip for V4 {
         if fold(sum(header)) != 0xffff {
             return Err(DropReason::IpChecksum);
         }
-        if header.len() > MIN_HEADER {
-            check_options(&header[MIN_HEADER..]).map_err(|_| DropReason::IpOption)?;
-        }
+        check_options(&header[MIN_HEADER..]).map_err(|_| DropReason::IpOption)?;
         Ok(h)
     }
 
@@ -83,9 +109,9 @@ impl Ip for V4 {
     }
 
     fn parse_quote(frame: &[u8], l3: usize, end: usize) -> Option<Headers<V4>> {
-        let (mut h, total) = parse(frame.get(..end)?, l3)?;
+        let (mut h, total) = parse(frame.get(l3..end)?.first_chunk()?, l3)?;
         h.end = (l3 + total).min(end) as u16;
-        Some(h)
+        (h.l4 <= h.end).then_some(h)
     }
 
     fn addresses_of(frame: &[u8], l3: usize) -> (V4, V4) {
@@ -93,9 +119,9 @@ impl Ip for V4 {
     }
 
     #[inline]
-    fn rewrite(frame: &mut [u8], l3: usize, src: V4, dst: V4) -> Delta {
-        let h = &mut frame[l3..l3 + MIN_HEADER];
-        let delta = Delta::new(V4::read(&h[12..]).sum() + V4::read(&h[16..]).sum(), src.sum() + dst.sum());
+    fn rewrite(frame: &mut [u8], was: &Headers<V4>, src: V4, dst: V4) -> Delta {
+        let h = header_mut(frame, usize::from(was.l3));
+        let delta = Delta::new(was.src.sum() + was.dst.sum(), src.sum() + dst.sum());
         src.write(&mut h[12..]);
         dst.write(&mut h[16..]);
         let c = delta.apply(be16(h, 10));
@@ -117,11 +143,12 @@ impl Ip for V4 {
 
     #[inline]
     fn decrement_ttl(frame: &mut [u8], l3: usize) {
-        let h = &mut frame[l3..l3 + MIN_HEADER];
-        let old = be16(h, 8);
+        let h = header_mut(frame, l3);
         h[8] -= 1;
-        let c = Delta::new(u64::from(old), u64::from(old) - 0x100).apply(be16(h, 10));
-        put16(h, 10, c);
+        // The word is 0x100 less, so the checksum is as much more (RFC 1141), which is 1 in the other byte order;
+        // and 0xffff is 0 (RFC 1624).
+        let c = u32::from(u16::from_le_bytes(*view(h, 10))) + 1;
+        *view_mut(h, 10) = ((c + u32::from(c >= 0xffff)) as u16).to_le_bytes();
     }
 
     fn increment_ttl(frame: &mut [u8], l3: usize) {
@@ -132,14 +159,12 @@ impl Ip for V4 {
         put16(h, 10, c);
     }
 
-    #[inline]
     fn is_martian_source(self) -> bool {
         // Loopback, multicast, limited broadcast, unspecified. 240/4 is ordinary unicast to the kernel.
         matches!(self.0 >> 24, 127 | 224..=239) || self.0 == 0 || self.0 == u32::MAX
     }
 
-    #[inline]
     fn is_martian_destination(self) -> bool {
-        matches!(self.0 >> 24, 127 | 224..=239) || self.0 == 0 || self.0 == u32::MAX
+        self.is_martian_source()
     }
 }

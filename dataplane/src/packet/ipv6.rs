@@ -1,7 +1,7 @@
 //! IPv6 (RFC 8200).
 
 use super::checksum::Delta;
-use super::{Address, FragmentInfo, Headers, Ip, V6, be16, be32, protocol};
+use super::{Address, FragmentInfo, Headers, Ip, V6, be16, be32, protocol, view_mut};
 use crate::worker::DropReason;
 
 const HEADER: usize = 40;
@@ -15,7 +15,7 @@ const DESTINATION_OPTIONS: u8 = 60;
 
 /// Parses as far as `end` goes; `h.end` is set from the payload length, cut at `end` for quotes.
 fn parse(frame: &[u8], l3: usize, limit: usize, quote: bool) -> Option<Headers<V6>> {
-    let h = frame.get(l3..l3 + HEADER)?;
+    let h: &Header = frame.get(l3..)?.first_chunk()?;
     let mut end = l3 + HEADER + usize::from(be16(h, 4));
     if h[0] >> 4 != 6 || end > usize::from(u16::MAX) {
         return None;
@@ -26,8 +26,36 @@ fn parse(frame: &[u8], l3: usize, limit: usize, quote: bool) -> Option<Headers<V
         }
         end = limit;
     }
-    let (src, dst) = (V6::read(&h[8..]), V6::read(&h[24..]));
-    let (mut proto, ttl, mut at, mut fragment) = (h[6], h[7], l3 + HEADER, None);
+    let headers = headers(h, l3, end);
+    if has_extensions(h) { extensions(frame, headers) } else { Some(headers) }
+}
+
+type Header = [u8; HEADER];
+
+/// What the fixed header says.
+#[inline(always)]
+fn headers(h: &Header, l3: usize, end: usize) -> Headers<V6> {
+    Headers {
+        l3: l3 as u16,
+        l4: (l3 + HEADER) as u16,
+        end: end as u16,
+        proto: h[6],
+        ttl: h[7],
+        src: V6::read(&h[8..]),
+        dst: V6::read(&h[24..]),
+        fragment: None,
+    }
+}
+
+#[inline(always)]
+fn has_extensions(h: &Header) -> bool {
+    matches!(h[6], HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | protocol::AH | FRAGMENT)
+}
+
+/// Skips extension headers.
+fn extensions(frame: &[u8], headers: Headers<V6>) -> Option<Headers<V6>> {
+    let end = usize::from(headers.end);
+    let (mut proto, mut at, mut fragment) = (headers.proto, usize::from(headers.l4), None);
     for n in 0.. {
         let len = match proto {
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
@@ -60,14 +88,21 @@ fn parse(frame: &[u8], l3: usize, limit: usize, quote: bool) -> Option<Headers<V
             break;
         }
     }
-    Some(Headers { l3: l3 as u16, l4: at as u16, end: end as u16, proto, ttl, src, dst, fragment })
+    Some(Headers { l4: at as u16, proto, fragment, ..headers })
 }
 
 impl Ip for V6 {
     const ETHERTYPE: u16 = super::ETHERTYPE_IPV6;
     const ICMP: u8 = protocol::ICMPV6;
 
-    #[inline]
+    #[inline(always)]
+    fn parse_plain(frame: &[u8], l3: usize) -> Option<Headers<V6>> {
+        let h: &Header = frame.get(l3..)?.first_chunk()?;
+        let end = l3 + HEADER + usize::from(be16(h, 4));
+        let plain = h[0] >> 4 == 6 && !has_extensions(h);
+        (plain && end <= frame.len() && end <= usize::from(u16::MAX)).then(|| headers(h, l3, end))
+    }
+
     fn parse(frame: &[u8], l3: usize) -> Result<Headers<V6>, DropReason> {
         parse(frame, l3, frame.len(), false).ok_or(DropReason::Malformed)
     }
@@ -86,9 +121,9 @@ impl Ip for V6 {
     }
 
     #[inline]
-    fn rewrite(frame: &mut [u8], l3: usize, src: V6, dst: V6) -> Delta {
-        let h = &mut frame[l3..l3 + HEADER];
-        let delta = Delta::new(V6::read(&h[8..]).sum() + V6::read(&h[24..]).sum(), src.sum() + dst.sum());
+    fn rewrite(frame: &mut [u8], was: &Headers<V6>, src: V6, dst: V6) -> Delta {
+        let h: &mut Header = view_mut(frame, usize::from(was.l3));
+        let delta = Delta::new(was.src.sum() + was.dst.sum(), src.sum() + dst.sum());
         src.write(&mut h[8..]);
         dst.write(&mut h[24..]);
         delta

@@ -22,20 +22,32 @@ pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// EtherType of IPv6.
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 
+/// The `N` bytes at `at`, all checked at once; panics when `b` is too short.
+#[inline]
+pub fn view<const N: usize>(b: &[u8], at: usize) -> &[u8; N] {
+    b[at..at + N].try_into().expect("a slice of N bytes is an array of N bytes")
+}
+
+/// The `N` bytes at `at`, to write; panics when `b` is too short.
+#[inline]
+pub fn view_mut<const N: usize>(b: &mut [u8], at: usize) -> &mut [u8; N] {
+    (&mut b[at..at + N]).try_into().expect("a slice of N bytes is an array of N bytes")
+}
+
 /// Reads a big-endian u16; panics when `b` is too short.
 #[inline]
 pub fn be16(b: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([b[at], b[at + 1]])
+    u16::from_be_bytes(*view(b, at))
 }
 
 /// Reads a big-endian u32; panics when `b` is too short.
 #[inline]
 pub fn be32(b: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
+    u32::from_be_bytes(*view(b, at))
 }
 
 /// Writes a big-endian u16; panics when `b` is too short.
 #[inline]
 pub fn put16(b: &mut [u8], at: usize, v: u16) {
-    b[at..at + 2].copy_from_slice(&v.to_be_bytes());
+    *view_mut(b, at) = v.to_be_bytes();
 }

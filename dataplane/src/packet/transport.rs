@@ -2,15 +2,45 @@
 
 use super::checksum::{Delta, fold, pseudo_header, sum};
 use super::crc32c;
-use super::{Headers, Ip, be16, be32, protocol, put16};
+use super::{Headers, Ip, be16, be32, protocol, put16, view, view_mut};
 use crate::conntrack::tcp::TcpSegment;
-use crate::conntrack::{Key, SctpPacket, Tuple};
+use crate::conntrack::{Key, SctpPacket};
+
+/// Source and destination port, or what a tuple has in their places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports(u32);
+
+impl Ports {
+    /// These two.
+    #[inline]
+    pub fn new(source: u16, destination: u16) -> Self {
+        Ports(u32::from(source) << 16 | u32::from(destination))
+    }
+
+    /// As most transport headers begin; panics when `b` is too short.
+    #[inline]
+    fn read(b: &[u8]) -> Self {
+        Ports(be32(b, 0))
+    }
+
+    /// As [`Tuple::sport`](crate::conntrack::Tuple::sport).
+    #[inline]
+    pub fn source(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// As [`Tuple::dport`](crate::conntrack::Tuple::dport).
+    #[inline]
+    pub fn destination(self) -> u16 {
+        self.0 as u16
+    }
+}
 
 /// What the transport header makes of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport<A> {
-    /// Belongs to the connection with this key, or starts it.
-    Flow(Key<A>),
+pub enum Transport {
+    /// Belongs to the connection with the key of these ports, or starts it.
+    Flow(Ports),
     /// An ICMP error about another packet, quoted in it.
     IcmpError,
     /// Fits no connection: truncated, impossible lengths, an ICMP type without state.
@@ -18,45 +48,80 @@ pub enum Transport<A> {
 }
 
 /// Reads the transport header of an unfragmented packet, or of a first fragment.
-#[inline]
-pub fn classify<A: Ip>(frame: &[u8], h: &Headers<A>) -> Transport<A> {
+pub fn classify<A: Ip>(frame: &[u8], h: &Headers<A>) -> Transport {
     let b = &frame[usize::from(h.l4)..usize::from(h.end)];
-    let whole = h.fragment.is_none();
+    match h.proto {
+        protocol::UDP => udp(b, h.fragment.is_none()),
+        protocol::TCP => tcp(b),
+        _ => classify_other(b, *h),
+    }
+}
+
+/// Reads the transport header of an unfragmented packet, and verifies the checksum of one that belongs to a
+/// flow: [`classify`] and [`verify`] in one.
+#[inline(always)]
+pub fn read<A: Ip>(frame: &[u8], h: &Headers<A>) -> (Transport, ChecksumState) {
+    let b = &frame[usize::from(h.l4)..usize::from(h.end)];
+    let (transport, field) = match h.proto {
+        protocol::UDP => (udp(b, true), 6),
+        protocol::TCP => (tcp(b), 16),
+        _ => return read_other(frame, *h),
+    };
+    if !matches!(transport, Transport::Flow(_)) {
+        return (transport, ChecksumState::Good);
+    }
+    let right = fold(sum(b) + pseudo_header(h.src, h.dst, h.proto, b.len())) == 0xffff;
+    if right || h.proto == protocol::UDP && be16(b, field) == 0 {
+        return (transport, ChecksumState::Good);
+    }
+    (transport, verify(frame, *h))
+}
+
+fn read_other<A: Ip>(frame: &[u8], h: Headers<A>) -> (Transport, ChecksumState) {
+    let transport = classify(frame, &h);
+    let flow = matches!(transport, Transport::Flow(_));
+    (transport, if flow { verify(frame, h) } else { ChecksumState::Good })
+}
+
+#[inline(always)]
+fn udp(b: &[u8], whole: bool) -> Transport {
+    let Some(u) = b.first_chunk::<8>() else { return Transport::Invalid };
+    let n = usize::from(be16(u, 4));
+    if n < 8 || (n > b.len() && whole) {
+        return Transport::Invalid;
+    }
+    Transport::Flow(Ports::read(u))
+}
+
+#[inline(always)]
+fn tcp(b: &[u8]) -> Transport {
+    let Some(t) = b.first_chunk::<20>() else { return Transport::Invalid };
+    let offset = usize::from(t[12] >> 4) * 4;
+    if offset < 20 || offset > b.len() || !crate::conntrack::tcp::valid_flags(t[13]) {
+        return Transport::Invalid;
+    }
+    Transport::Flow(Ports::read(t))
+}
+
+fn classify_other<A: Ip>(b: &[u8], h: Headers<A>) -> Transport {
     let ports = |min: usize| (b.len() >= min).then(|| (be16(b, 0), be16(b, 2)));
     let found = match h.proto {
-        protocol::UDP => ports(8).filter(|_| {
-            let n = usize::from(be16(b, 4));
-            n >= 8 && (n <= b.len() || !whole)
-        }),
-        protocol::TCP => ports(20).filter(|_| {
-            let offset = usize::from(b[12] >> 4) * 4;
-            offset >= 20 && offset <= b.len() && crate::conntrack::tcp::valid_flags(b[13])
-        }),
         protocol::UDPLITE => ports(8).filter(|_| {
             let n = usize::from(be16(b, 4));
-            n == 0 || (8..=b.len()).contains(&n) || !whole
+            n == 0 || (8..=b.len()).contains(&n) || h.fragment.is_some()
         }),
         protocol::SCTP => ports(12),
         protocol::GRE => gre_keys(b),
-        p if p == A::ICMP => {
-            if b.len() < 8 {
-                None
-            } else if is_icmp_error(p, b[0]) {
-                return Transport::IcmpError;
-            } else {
-                is_icmp_query(p, b[0]).then(|| (be16(b, 4), be16(b, 0)))
-            }
-        }
+        p if p == A::ICMP => match b.first_chunk::<8>() {
+            Some(i) if is_icmp_error(p, i[0]) => return Transport::IcmpError,
+            Some(i) => is_icmp_query(p, i[0]).then(|| (be16(i, 4), be16(i, 0))),
+            None => None,
+        },
         // ICMP of the other family, and "no next header".
         protocol::ICMP | protocol::ICMPV6 | 59 => None,
         _ => Some((0, 0)),
     };
-    match found {
-        Some((sport, dport)) => {
-            Transport::Flow(Key { tuple: Tuple { src: h.src, dst: h.dst, sport, dport }, proto: h.proto })
-        }
-        None => Transport::Invalid,
-    }
+    found.map_or(Transport::Invalid, |(sport, dport)| Transport::Flow(Ports::new(sport, dport)))
 }
 
 /// The keys of a GRE packet, as netfilter has them: version 0 has none; version 1 (PPTP, RFC 2637) its call
@@ -91,7 +156,7 @@ pub fn quoted_key<A: Ip>(frame: &[u8], h: &Headers<A>) -> Option<Key<A>> {
         protocol::GRE => gre_keys(b)?,
         _ => (0, 0),
     };
-    Some(Key { tuple: Tuple { src: h.src, dst: h.dst, sport, dport }, proto: h.proto })
+    Some(h.key(Ports::new(sport, dport)))
 }
 
 /// Destination unreachable, source quench, redirect, time exceeded, parameter problem; ICMPv6 types below 128.
@@ -111,12 +176,13 @@ fn is_icmp_query(proto: u8, kind: u8) -> bool {
 #[inline]
 pub fn tcp_segment<'a, A>(frame: &'a [u8], h: &Headers<A>) -> TcpSegment<'a> {
     let b = &frame[usize::from(h.l4)..usize::from(h.end)];
-    let offset = usize::from(b[12] >> 4) * 4;
+    let t: &[u8; 20] = view(b, 0);
+    let offset = usize::from(t[12] >> 4) * 4;
     TcpSegment {
-        flags: b[13],
-        seq: be32(b, 4),
-        ack: be32(b, 8),
-        window: be16(b, 14),
+        flags: t[13],
+        seq: be32(t, 4),
+        ack: be32(t, 8),
+        window: be16(t, 14),
         payload: (b.len() - offset) as u32,
         options: &b[20..offset],
     }
@@ -153,24 +219,17 @@ pub fn checksum_offset<A: Ip>(proto: u8) -> Option<usize> {
 }
 
 /// Verifies the transport checksum of an unfragmented packet over the whole IP payload, as netfilter does.
-#[inline]
-pub fn verify<A: Ip>(frame: &[u8], h: &Headers<A>) -> ChecksumState {
+pub fn verify<A: Ip>(frame: &[u8], h: Headers<A>) -> ChecksumState {
     let b = &frame[usize::from(h.l4)..usize::from(h.end)];
-    if h.proto == protocol::SCTP {
-        return match be32(b, 8) {
+    match h.proto {
+        protocol::SCTP => match be32(b, 8) {
             c if c == crc32c::of_packet(b) => ChecksumState::Good,
             0 => ChecksumState::Partial,
             _ => ChecksumState::Bad,
-        };
+        },
+        protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6 => verify_sum(frame, &h, sum(b), b.len()),
+        _ => ChecksumState::Good,
     }
-    if !is_verified(h.proto) {
-        return ChecksumState::Good;
-    }
-    verify_sum(frame, h, sum(b), b.len())
-}
-
-fn is_verified(proto: u8) -> bool {
-    matches!(proto, protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6)
 }
 
 /// Verifies a transport checksum of a payload that sums to `total` and is `len` bytes long, of which
@@ -180,16 +239,15 @@ pub fn verify_sum<A: Ip>(frame: &[u8], h: &Headers<A>, total: u64, len: usize) -
     let at = match h.proto {
         protocol::TCP => 16,
         protocol::UDP => 6,
-        _ => 2,
+        protocol::ICMP | protocol::ICMPV6 => 2,
+        _ => return ChecksumState::Good,
     };
-    if !is_verified(h.proto) || b.len() < at + 2 || (h.proto == protocol::UDP && be16(b, at) == 0) {
-        return ChecksumState::Good;
-    }
+    let Some(field) = b.get(at..at + 2).map(|f| be16(f, 0)) else { return ChecksumState::Good };
     let pseudo = if h.proto == protocol::ICMP { 0 } else { pseudo_header(h.src, h.dst, h.proto, len) };
-    if fold(total + pseudo) == 0xffff {
+    if fold(total + pseudo) == 0xffff || (h.proto == protocol::UDP && field == 0) {
         return ChecksumState::Good;
     }
-    if matches!(h.proto, protocol::TCP | protocol::UDP) && be16(b, at) == fold(pseudo) {
+    if matches!(h.proto, protocol::TCP | protocol::UDP) && field == fold(pseudo) {
         return ChecksumState::Partial;
     }
     ChecksumState::Bad
@@ -209,22 +267,54 @@ pub fn complete<A: Ip>(frame: &mut [u8], h: &Headers<A>, total: u64) {
 
 /// Writes new ports (or the ICMP identifier) and updates the transport checksum for them and for the
 /// addresses, whose change is `addresses`.
-#[inline]
+#[inline(always)]
 pub fn rewrite<A: Ip>(frame: &mut [u8], h: &Headers<A>, sport: u16, dport: u16, addresses: Delta) {
-    let b = &mut frame[usize::from(h.l4)..usize::from(h.end)];
+    let (b, l4) = (&mut frame[..usize::from(h.end)], usize::from(h.l4));
+    if h.proto == protocol::UDP {
+        let u: &mut [u8; 8] = view_mut(b, l4);
+        let delta = addresses.and(put_ports(u, sport, dport));
+        // UDP without checksum stays without.
+        let old = be16(u, 6);
+        if old != 0 {
+            put16(u, 6, never_0(delta.apply(old)));
+        }
+    } else if h.proto == protocol::TCP
+        && let Some(t) = b.get_mut(l4..l4 + 18)
+    {
+        let delta = addresses.and(put_ports(t, sport, dport));
+        let c = delta.apply(be16(t, 16));
+        put16(t, 16, c);
+    } else {
+        rewrite_other(&mut b[l4..], h, sport, dport, addresses);
+    }
+}
+
+/// Writes source and destination port, which come first in most transport headers.
+#[inline(always)]
+fn put_ports(b: &mut [u8], sport: u16, dport: u16) -> Delta {
+    let ports: &mut [u8; 4] = view_mut(b, 0);
+    let new = u32::from(sport) << 16 | u32::from(dport);
+    let delta = Delta::new(u64::from(u32::from_be_bytes(*ports)), u64::from(new));
+    *ports = new.to_be_bytes();
+    delta
+}
+
+/// A checksum as UDP and UDP-Lite send it: 0 would say that there is none (RFC 768, RFC 3828 3.1).
+#[inline]
+fn never_0(c: u16) -> u16 {
+    if c == 0 { 0xffff } else { c }
+}
+
+fn rewrite_other<A: Ip>(b: &mut [u8], h: &Headers<A>, sport: u16, dport: u16, addresses: Delta) {
     match h.proto {
-        protocol::TCP | protocol::UDP | protocol::UDPLITE => {
-            let delta = addresses
-                .and(Delta::new(u64::from(be16(b, 0)) + u64::from(be16(b, 2)), u64::from(sport) + u64::from(dport)));
-            put16(b, 0, sport);
-            put16(b, 2, dport);
-            let at = if h.proto == protocol::TCP { 16 } else { 6 };
-            // A quoted packet may end before its checksum; UDP without checksum stays without.
-            if b.len() >= at + 2 && (h.proto != protocol::UDP || be16(b, at) != 0) {
-                let c = delta.apply(be16(b, at));
-                // 0 would say that there is none (RFC 768, RFC 3828 3.1).
-                put16(b, at, if c == 0 && h.proto != protocol::TCP { 0xffff } else { c });
-            }
+        protocol::UDPLITE if b.len() >= 8 => {
+            let delta = addresses.and(put_ports(b, sport, dport));
+            let c = never_0(delta.apply(be16(b, 6)));
+            put16(b, 6, c);
+        }
+        // A quoted packet may end before its checksum.
+        protocol::TCP | protocol::UDPLITE => {
+            put_ports(b, sport, dport);
         }
         protocol::SCTP => {
             let changed = be16(b, 0) != sport || be16(b, 2) != dport;

@@ -1,9 +1,13 @@
 //! Master connections: their packets go through a helper, which may announce another connection.
 
+use std::collections::HashMap;
+
+use ahash::RandomState;
+
 use super::core::Core;
-use super::family::{Family, Member, Packet};
+use super::family::{Member, Packet};
 use super::reason::DropReason;
-use crate::conntrack::{Connection, Direction, Expectation, ExpectedTarget, Master, MasterFlow, Status};
+use crate::conntrack::{Connection, Direction, Expectation, ExpectedTarget, Live, Master, MasterFlow, Status};
 use crate::helper::sequence::SequenceOffsets;
 use crate::helper::{Announcement, Format, HelperKind, HelperState, Inspection, Opener, View, mangle};
 use crate::io::{Frame, Port};
@@ -25,15 +29,19 @@ impl Extension {
     }
 }
 
+/// The extensions of one family's connections, by slot.
+pub(super) type Extensions = HashMap<u32, Extension, RandomState>;
+
 /// Restores the numbers that a segment acknowledges to what their sender wrote, before it is tracked.
+#[cold]
 pub(super) fn restore<P: Port, A: Member>(
     w: &mut Core<P>,
-    t: &Family<A>,
+    extensions: &Extensions,
     p: &Packet<A>,
     slot: u32,
     d: Direction,
 ) -> Result<(), DropReason> {
-    let Some(e) = t.extensions.get(&slot).filter(|_| p.headers.proto == protocol::TCP) else { return Ok(()) };
+    let Some(e) = extensions.get(&slot).filter(|_| p.headers.proto == protocol::TCP) else { return Ok(()) };
     let segment = &mut w.pool.bytes_mut(p.frame)[usize::from(p.headers.l4)..usize::from(p.headers.end)];
     if segment[13] & crate::conntrack::tcp::flags::ACK != 0 && !e.offsets.restore(d, segment) {
         return Err(DropReason::Malformed);
@@ -43,19 +51,19 @@ pub(super) fn restore<P: Port, A: Member>(
 
 /// Lets the helper read a packet that has been tracked and not been translated yet, expects what it
 /// announces, and rewrites the announcement.
+#[cold]
 pub(super) fn read<P: Port, A: Member>(
     w: &mut Core<P>,
-    t: &mut Family<A>,
+    extensions: &mut Extensions,
     p: &mut Packet<A>,
-    slot: u32,
+    mut c: Live<'_, A>,
     d: Direction,
 ) -> Result<(), DropReason> {
-    let c = *t.slab.get(slot);
-    let Some(e) = t.extensions.get_mut(&slot) else { return Ok(()) };
+    let Some(e) = extensions.get_mut(&c.slot()) else { return Ok(()) };
     let frame = w.pool.bytes(p.frame);
     let seq = if c.proto == protocol::TCP { be32(frame, usize::from(p.headers.l4) + 4) } else { 0 };
     // What came in fragments and could not be put together is beyond reading; its connection goes on without it.
-    let payload = mangle::payload_range(frame, &p.headers).filter(|r| p.later == 0 && !r.is_empty());
+    let payload = mangle::payload_range(frame, &p.headers).filter(|r| p.later() == 0 && !r.is_empty());
     if let Some(range) = payload {
         let (own, other) = (c.tuple(d), c.tuple(d.other()));
         let view = View {
@@ -78,7 +86,7 @@ pub(super) fn read<P: Port, A: Member>(
                 let told = expect(w, &a, kind, &c, d)?;
                 if let Some((address, port)) = told {
                     let text = a.format.render(address, port).ok_or(DropReason::Helper)?;
-                    let room = w.pool.frame_size() - u32::from(p.frame.offset);
+                    let room = w.pool.room(p.frame);
                     let buffer = w.pool.bytes_mut(Frame { len: room as u16, ..p.frame });
                     let change = mangle::replace(buffer, &mut p.headers, a.range, text.as_bytes())
                         .map_err(|_| DropReason::Helper)?;
@@ -86,7 +94,7 @@ pub(super) fn read<P: Port, A: Member>(
                     w.counters().helpers[kind as usize].rewritten.inc();
                     e.offsets.record(d, seq, change);
                     if change != 0 {
-                        t.slab.get_mut(slot).status.insert(Status::SEQ_ADJUST);
+                        c.status.insert(Status::SEQ_ADJUST);
                     }
                 }
             }
@@ -108,7 +116,7 @@ fn expect<P: Port, A: Member>(
     c: &Connection<A>,
     d: Direction,
 ) -> Result<Option<(std::net::IpAddr, u16)>, DropReason> {
-    let master = Master { worker: w.id, hash: c.key(Direction::Original).hash(&w.shared.keys) };
+    let master = Master { worker: w.id, hash: c.key(Direction::Original).hash(&w.keys) };
     let translated = c.status.intersects(Status::ANY_NAT);
     let (own, other) = (c.tuple(d), c.tuple(d.other()));
     let t = &c.original;

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use ahash::RandomState;
+
 use super::counters::Counters;
 use super::events::Subscription;
 use super::reason::{DropReason, HandoffReason};
@@ -19,9 +21,18 @@ use crate::snapshot::Snapshot;
 /// Connections a worker reserves of the common limit at a time.
 const QUOTA_STEP: u32 = 256;
 
+/// What has been sent by one interface.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sent {
+    packets: u32,
+    bytes: u64,
+}
+
 /// The family-independent part of a worker.
 pub(super) struct Core<P> {
     pub(super) id: u16,
+    /// The key of the tuple hash.
+    pub(super) keys: RandomState,
     pub(super) shared: Arc<Shared>,
     pub(super) snapshot: Snapshot,
     /// Changes whenever next hops cached in connections must be looked up again. Never 0.
@@ -30,6 +41,8 @@ pub(super) struct Core<P> {
     pub(super) ports: Vec<P>,
     /// Which port each interface's frames pass through.
     pub(super) wiring: Wiring,
+    /// What has been sent on each interface since [`Core::publish`].
+    sent: Vec<Sent>,
     pub(super) pool: FramePool,
     pub(super) now: Ticks,
     pub(super) random: Random,
@@ -51,13 +64,16 @@ pub(super) struct Core<P> {
 impl<P: Port> Core<P> {
     pub(super) fn new(id: u16, shared: Arc<Shared>, pool: FramePool, ports: Vec<P>) -> Self {
         let snapshot = shared.current.load();
+        let sent = vec![Sent::default(); shared.workers[usize::from(id)].counters.interfaces.len()];
         let wiring = Wiring::new(&snapshot.policy);
         let now = shared.now();
         Core {
             id,
+            keys: shared.keys.clone(),
             shared,
             snapshot,
             route_epoch: 1,
+            sent,
             ports,
             wiring,
             pool,
@@ -83,12 +99,14 @@ impl<P: Port> Core<P> {
     }
 
     /// Counts the drop and gives the frame back.
+    #[cold]
     pub(super) fn discard(&mut self, f: Frame, why: DropReason) {
         self.counters().drop(why);
         self.pool.give(f);
     }
 
     /// Queues a complete frame on an interface.
+    #[inline(always)]
     pub(super) fn transmit(&mut self, interface: InterfaceId, f: Frame) {
         let outlet = self.wiring.outlet(interface);
         let sent = match outlet.vlan {
@@ -97,11 +115,22 @@ impl<P: Port> Core<P> {
         };
         match sent {
             Ok(()) => {
-                let c = self.counters().interface(interface);
-                c.tx_packets.inc();
-                c.tx_bytes.add(u64::from(f.len));
+                let s = &mut self.sent[usize::from(interface)];
+                s.packets += 1;
+                s.bytes += u64::from(f.len);
             }
             Err(f) => self.discard(f, DropReason::TransmitFull),
+        }
+    }
+
+    /// Brings the shared counters of what was sent up to date.
+    pub(super) fn publish(&mut self) {
+        for (s, c) in self.sent.iter_mut().zip(&self.shared.workers[usize::from(self.id)].counters.interfaces) {
+            if s.packets > 0 {
+                c.tx_packets.add(u64::from(s.packets));
+                c.tx_bytes.add(s.bytes);
+                *s = Sent::default();
+            }
         }
     }
 
@@ -157,7 +186,8 @@ impl<P: Port> Core<P> {
             HandoffReason::Fragment => Handed::ToCollect,
             HandoffReason::Connection | HandoffReason::IcmpError => Handed::ToOwner,
         };
-        let lent = Lent { from: self.id, index: f.index, data: self.pool.address(f), len: f.len, interface, handed };
+        let index = self.pool.index(f);
+        let lent = Lent { from: self.id, index, data: self.pool.address(f), len: f.len, interface, handed };
         if self.shared.workers[usize::from(owner)].inbox.push(lent).is_ok() {
             self.lent += 1;
             self.counters().handed_off[why as usize].inc();

@@ -5,36 +5,45 @@ use super::family::{Family, Member, Packet};
 use super::neighbour::Waiting;
 use super::reason::DropReason;
 use crate::io::{Frame, Port};
-use crate::packet::{ETHERNET, be16, checksum, put16};
+use crate::packet::{ETHERNET, be16, checksum, put16, view, view_mut};
 use crate::route::Mac;
 
 /// Sends a packet, translated already, to next hop `hop`.
-#[inline]
+#[inline(always)]
 pub(super) fn send<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, hop: u16) {
+    let n = t.neighbours.get_mut(hop);
+    if !n.ready || p.headers.end > n.longest {
+        return send_later(w, t, p, hop);
+    }
+    let frame = Frame { len: p.headers.end, ..p.frame };
+    let b = w.pool.bytes_mut(frame);
+    A::decrement_ttl(b, ETHERNET);
+    *view_mut(b, 0) = n.link;
+    n.used(w);
+    w.transmit(n.interface, frame);
+}
+
+/// What cannot leave as it is: too long, or to a next hop whose address is not known.
+#[cold]
+fn send_later<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, hop: u16) {
     let n = t.neighbours.get(hop);
     let frame = Frame { len: p.headers.end, ..p.frame };
     let b = w.pool.bytes_mut(frame);
-    A::decrement_ttl(b, usize::from(p.headers.l3));
-    let mut sender = Mac::default();
-    sender.0.copy_from_slice(&b[6..12]);
-    b[6..12].copy_from_slice(&n.own.0);
-    if let Some(mac) = n.mac {
-        b[..6].copy_from_slice(&mac.0);
-    }
+    A::decrement_ttl(b, ETHERNET);
+    let sender = Mac(*view(b, 6));
+    *view_mut(b, 0) = n.link;
     if p.headers.length() > usize::from(n.mtu) {
         fragment(w, t, p, hop, sender);
-        return;
+    } else {
+        pass_on(w, t, hop, Waiting { frame, interface: p.interface, sender });
     }
-    pass_on(w, t, hop, Waiting { frame, interface: p.interface, sender });
 }
 
-#[inline]
 fn pass_on<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, hop: u16, x: Waiting) {
-    let n = t.neighbours.get(hop);
+    let n = t.neighbours.get_mut(hop);
     if n.mac.is_some() {
-        let interface = n.interface;
-        t.neighbours.used(w, hop);
-        w.transmit(interface, x.frame);
+        n.used(w);
+        w.transmit(n.interface, x.frame);
     } else {
         t.neighbours.wait(w, hop, x);
     }

@@ -2,17 +2,29 @@
 
 use super::core::Core;
 use super::error;
-use super::family::{Family, Member, Packet};
+use super::family::{Member, Packet};
+use super::neighbour::Neighbour;
 use super::reason::DropReason;
 use crate::io::Port;
 use crate::packet::icmp::Problem;
-use crate::packet::{Ip, be16};
+use crate::packet::{Headers, Ip, be16};
 use crate::policy::InterfaceId;
 use crate::route::{NextHop, Target};
 use crate::snapshot::Snapshot;
 
 /// No next hop is cached for this direction.
 pub(super) const NO_HOP: u16 = u16::MAX;
+
+/// Refuses addresses that no packet may have; those of a connection's packets were seen to be others.
+pub(super) fn check_addresses<A: Ip>(h: &Headers<A>) -> Result<(), DropReason> {
+    if h.src.is_martian_source() {
+        return Err(DropReason::MartianSource);
+    }
+    if h.dst.is_martian_destination() {
+        return Err(DropReason::MartianDestination);
+    }
+    Ok(())
+}
 
 /// Refuses sources that cannot be: the gateway's own and broadcast addresses; with strict reverse path
 /// filtering also those that are routed elsewhere (RFC 3704).
@@ -64,14 +76,21 @@ pub(super) fn pick<A: Ip>(hops: &[NextHop<A>], src: A, dst: A) -> &NextHop<A> {
 }
 
 /// What can keep a packet from leaving by its next hop: interface, TTL, MTU, a neighbour that is silent.
-#[inline]
+#[inline(always)]
 pub(super) fn check_exit<P: Port, A: Member>(
     w: &mut Core<P>,
-    t: &Family<A>,
+    n: &Neighbour<A>,
     p: &Packet<A>,
-    hop: u16,
 ) -> Result<(), DropReason> {
-    let n = t.neighbours.get(hop);
+    if n.ready && p.headers.ttl > 1 && p.longest <= n.mtu {
+        return Ok(());
+    }
+    obstacle(w, n, p)
+}
+
+/// What keeps a packet from leaving, if it really is kept.
+#[cold]
+fn obstacle<P: Port, A: Member>(w: &mut Core<P>, n: &Neighbour<A>, p: &Packet<A>) -> Result<(), DropReason> {
     if !n.up {
         return Err(DropReason::InterfaceDown);
     }
@@ -79,7 +98,7 @@ pub(super) fn check_exit<P: Port, A: Member>(
         error::answer(w, p, Problem::TimeExceeded);
         return Err(DropReason::TtlExceeded);
     }
-    if p.headers.length().max(usize::from(p.longest)) > usize::from(n.mtu) {
+    if p.longest > n.mtu {
         let b = w.pool.bytes(p.frame);
         let may_fragment = !A::V6 && be16(b, usize::from(p.headers.l3) + 6) & 0x4000 == 0;
         if !may_fragment {

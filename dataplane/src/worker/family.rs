@@ -1,11 +1,8 @@
 //! The tables a worker has once per address family, and packets on their way through them.
 
-use std::collections::HashMap;
 use std::io;
 
-use ahash::RandomState;
-
-use super::announce::Extension;
+use super::announce::Extensions;
 use super::core::Core;
 use super::counters::{Counter, by_protocol};
 use super::events::EventKind;
@@ -15,7 +12,7 @@ use super::neighbour::Neighbours;
 use super::shared::{Handed, Shared, WorkerShared};
 use super::translations::Translations;
 use crate::conntrack::fragment::Fragments;
-use crate::conntrack::{Connection, Direction, Key, Master, Slab, SlabView, Status, Table};
+use crate::conntrack::{Connection, Direction, Entry, Key, Master, Slab, SlabView, Status, Table};
 use crate::io::{Frame, Port};
 use crate::nat::{Endpoint, Mappings};
 use crate::packet::transport::Transport;
@@ -26,43 +23,46 @@ use crate::policy::InterfaceId;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Packet<A> {
     pub(super) frame: Frame,
+    /// Hash of the flow's key; 0 when there is none.
+    pub(super) hash: u64,
+    pub(super) headers: Headers<A>,
+    pub(super) transport: Transport,
+    /// Where the flow's connection most likely is.
+    pub(super) candidate: Entry,
     pub(super) interface: InterfaceId,
     /// Whether another worker has handed it over, and what for.
     pub(super) handed: Handed,
-    pub(super) headers: Headers<A>,
-    pub(super) transport: Transport<A>,
-    /// Hash of the flow's key; 0 when there is none.
-    pub(super) hash: u64,
-    /// The connection, as of `changes` of the table.
-    pub(super) found: Option<(u32, Direction)>,
-    pub(super) changes: u64,
-    /// For a datagram in pieces: bytes of payload in the pieces after the first.
-    pub(super) later: u32,
-    /// For a datagram in pieces: length of the longest IP packet among them.
+    /// Length of the IP packet; for a datagram in pieces, of the longest of them.
     pub(super) longest: u16,
+    /// Length as connections count it: of the IP packet; for a datagram in pieces, of all but the later IP headers.
+    pub(super) bytes: u32,
 }
+
+// A burst of IPv4 packets is to stay in the first-level cache beside what they touch.
+const _: () = assert!(size_of::<Packet<V4>>() <= 64);
 
 impl<A> Packet<A> {
     /// A whole packet for which no connection has been looked for.
-    pub(super) fn new(frame: Frame, interface: InterfaceId, headers: Headers<A>, transport: Transport<A>) -> Self {
+    #[inline]
+    pub(super) fn new(frame: Frame, interface: InterfaceId, headers: Headers<A>, transport: Transport) -> Self {
+        let longest = headers.length() as u16;
         Packet {
             frame,
-            interface,
-            handed: Handed::No,
+            hash: 0,
             headers,
             transport,
-            hash: 0,
-            found: None,
-            changes: 0,
-            later: 0,
-            longest: 0,
+            candidate: Entry::NONE,
+            interface,
+            handed: Handed::No,
+            longest,
+            bytes: u32::from(longest),
         }
     }
 
-    /// Length as connections count it: all of the datagram, one IP header.
+    /// For a datagram in pieces: bytes of payload in the pieces after the first.
     #[inline]
-    pub(super) fn bytes(&self) -> u64 {
-        self.headers.length() as u64 + u64::from(self.later)
+    pub(super) fn later(&self) -> u32 {
+        self.bytes - self.headers.length() as u32
     }
 }
 
@@ -87,7 +87,7 @@ pub(super) struct Family<A: Member> {
     pub(super) sources: Sources<A>,
     pub(super) translations: Translations,
     /// Of connections that a helper reads, by slot.
-    pub(super) extensions: HashMap<u32, Extension, RandomState>,
+    pub(super) extensions: Extensions,
     /// The packets of the current burst.
     pub(super) burst: Vec<Packet<A>>,
 }
@@ -144,28 +144,19 @@ impl<A: Member> Family<A> {
             fragments: Fragments::default(),
             sources: Sources::default(),
             translations: Translations::new(capacity)?,
-            extensions: HashMap::default(),
+            extensions: Extensions::default(),
             burst: Vec::with_capacity(crate::io::BURST),
         })
     }
 
-    /// The live connection of a packet whose key is `key`. One that has expired is removed on the way.
-    #[inline]
-    pub(super) fn find<P: Port>(&mut self, w: &mut Core<P>, key: &Key<A>, p: &Packet<A>) -> Option<(u32, Direction)> {
-        let found =
-            if p.changes == self.table.changes() { p.found } else { self.table.lookup(&self.slab, p.hash, key) };
-        self.unexpired(w, found)
-    }
-
-    /// The live connection with this key.
+    /// The live connection with this key. One that has expired is removed on the way.
     pub(super) fn lookup<P: Port>(&mut self, w: &mut Core<P>, key: &Key<A>) -> Option<(u32, Direction)> {
-        let found = self.table.lookup(&self.slab, key.hash(&w.shared.keys), key);
-        self.unexpired(w, found)
+        self.search(w, key.hash(&w.keys), key)
     }
 
-    #[inline]
-    fn unexpired<P: Port>(&mut self, w: &mut Core<P>, found: Option<(u32, Direction)>) -> Option<(u32, Direction)> {
-        let (slot, d) = found?;
+    /// The live connection with this key, whose hash is known.
+    pub(super) fn search<P: Port>(&mut self, w: &mut Core<P>, hash: u64, key: &Key<A>) -> Option<(u32, Direction)> {
+        let (slot, d) = self.table.lookup(&self.slab, hash, key)?;
         if self.slab.get(slot).deadline.reached(w.now) {
             self.remove(w, slot, Removal::Expired);
             return None;
@@ -190,7 +181,7 @@ impl<A: Member> Family<A> {
     pub(super) fn remove<P: Port>(&mut self, w: &mut Core<P>, slot: u32, why: Removal) {
         let c = self.slab.get(slot);
         for d in [Direction::Original, Direction::Reply] {
-            let hash = c.key(d).hash(&w.shared.keys);
+            let hash = c.key(d).hash(&w.keys);
             self.table.remove(hash, slot, d);
             w.shared.directory.release(hash, w.id);
         }
@@ -236,7 +227,7 @@ impl<A: Member> Family<A> {
         }
         if c.status.contains(Status::HELPER) {
             self.extensions.remove(&slot);
-            let master = Master { worker: w.id, hash: c.key(Direction::Original).hash(&w.shared.keys) };
+            let master = Master { worker: w.id, hash: c.key(Direction::Original).hash(&w.keys) };
             w.shared.expectations.withdraw(|e| e.master == master);
         }
     }

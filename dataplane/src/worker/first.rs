@@ -2,15 +2,15 @@
 
 use std::time::Instant;
 
-use super::announce::Extension;
+use super::announce::{self, Extension};
 use super::choose::{self, Destination, Source};
 use super::core::Core;
 use super::error;
-use super::exit::{NO_HOP, check_exit, check_source, route};
+use super::exit::{NO_HOP, check_addresses, check_exit, check_source, route};
 use super::family::{Family, Member, Packet, Removal};
 use super::host;
-use super::path::{Decision, Step, apply};
-use super::reason::{DropReason, HandoffReason};
+use super::path::{Decision, Fate, apply};
+use super::reason::DropReason;
 use super::rules::{admit, count, facts};
 use super::shared::Handed;
 use super::stateless::{invalid, stateless};
@@ -26,18 +26,20 @@ use crate::policy::{Facts, InterfaceId, List, Policy, SourceTranslation, Trackin
 pub const SETUP_SAMPLE: u64 = 64;
 
 /// A packet that matches no connection and may begin one.
+#[inline(never)]
 pub(super) fn first<P: Port, A: Member>(
     w: &mut Core<P>,
     t: &mut Family<A>,
     p: &mut Packet<A>,
-    key: &Key<A>,
+    key: Key<A>,
 ) -> Decision {
     if p.handed != Handed::ToOwner
         && let Some(owner) = w.shared.directory.lookup(p.hash).filter(|o| *o != w.id)
     {
-        return Ok(Step::HandOff(owner, HandoffReason::Connection));
+        return Ok(Fate::HandOff(owner));
     }
     let timed = p.hash.is_multiple_of(SETUP_SAMPLE).then(Instant::now);
+    check_addresses(&p.headers)?;
     check_source(&w.snapshot, p.headers.src, p.interface)?;
     let mut facts = facts(w, p, CtState::New);
     let tracking = w.snapshot.tracking(&facts).map(|(i, rule)| {
@@ -50,20 +52,20 @@ pub(super) fn first<P: Port, A: Member>(
     let Some(private) = track::begin(w, p) else {
         return invalid(w, t, p, false);
     };
-    let destination = choose::destination(w, p, key, &mut facts)?;
+    let destination = choose::destination(w, p, &key, &mut facts)?;
     let flow = destination.flow;
     let exit = if w.snapshot.fib.is_local(flow.tuple.dst) {
-        if flow == *key && host::is_plain(w, t, key) {
-            return Ok(Step::Punt);
+        if flow == key && host::is_plain(w, t, &key) {
+            return Ok(Fate::Punt);
         }
-        host::check(w, key, &flow)?;
+        host::check(w, &key, &flow)?;
         None
     } else {
         Some(exit(w, t, p, flow.tuple.dst, &mut facts)?)
     };
 
     // From here on the connection holds what must be given back when it is not confirmed.
-    let mut c = Connection::new(*key, *key, private);
+    let mut c = Connection::new(key, key, private);
     c.status = facts.status;
     if let Err(why) = reserve(w, t, &mut c, p) {
         tell(w, p, &facts, why);
@@ -92,8 +94,8 @@ pub(super) fn first<P: Port, A: Member>(
         host::mark(w, &mut c, p);
     }
     let (tracked, deadline) = track::follow(w, &mut c, Direction::Original, p);
-    c.deadline = deadline.unwrap_or(w.now);
-    let reply_hash = source.reply.hash(&w.shared.keys);
+    c.deadline = deadline;
+    let reply_hash = source.reply.hash(&w.keys);
     let slot = if tracked == Tracked::Valid { t.confirm(w, c, [p.hash, reply_hash]) } else { None };
     let Some(slot) = slot else {
         choose::release(w, &source, reply_hash);
@@ -106,16 +108,20 @@ pub(super) fn first<P: Port, A: Member>(
         w.counters().helpers[kind as usize].connections.inc();
     }
     let Some(exit) = exit else { return host::begin(w, t, p, slot) };
-    if let Err(why) = apply(w, t, p, slot, Direction::Original, exit.hop) {
+    let mut c = t.slab.open(slot);
+    if helper.is_some()
+        && let Err(why) = announce::read(w, &mut t.extensions, p, c.lend(), Direction::Original)
+    {
         t.remove(w, slot, Removal::Deleted);
         return Err(why);
     }
+    apply(w, t.neighbours.get(exit.hop), p, &c, Direction::Original);
     if let Some(began) = timed {
         let ns = began.elapsed().as_nanos() as u64;
         w.counters().setup.record(ns);
         w.counters().setup_ns.add(ns);
     }
-    Ok(Step::Send(exit.hop))
+    Ok(Fate::Send(exit.hop))
 }
 
 /// The way out of a connection that goes on to somebody else.
@@ -134,9 +140,12 @@ fn exit<P: Port, A: Member>(
     dst: A,
     facts: &mut Facts<A>,
 ) -> Result<Exit<A>, DropReason> {
+    if dst.is_martian_destination() {
+        return Err(DropReason::MartianDestination);
+    }
     let (next, interface) = route(w, p, dst)?;
     let hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
-    check_exit(w, t, p, hop)?;
+    check_exit(w, t.neighbours.get(hop), p)?;
     let rule = admit(w, p, facts, interface)?;
     Ok(Exit { hop, interface, next, rule })
 }
@@ -218,7 +227,7 @@ fn fill<P: Port, A: Member>(
     c.ingress = p.interface;
     c.route_generation = w.route_epoch;
     c.packets[0] = 1;
-    c.bytes[0] = p.bytes();
+    c.bytes[0] = u64::from(p.bytes);
 }
 
 /// The helper that is to read the connection.

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use super::core::Core;
 use super::events::Before;
 use super::family::{Families, Family, Member, Packet, Removal};
-use super::path::{Decision, Step, opposite, translate};
+use super::path::{Decision, Fate, opposite, translate};
 use super::reason::DropReason;
 use super::shared::{Punt, ToHost};
 use crate::conntrack::tcp::HostTcp;
@@ -27,7 +27,7 @@ pub(super) fn is_plain<P: Port, A: Member>(w: &Core<P>, t: &Family<A>, key: &Key
         return true;
     }
     let Some(answers) = key.inverse() else { return true };
-    let hash = answers.hash(&w.shared.keys);
+    let hash = answers.hash(&w.keys);
     t.table.lookup(&t.slab, hash, &answers).is_none() && w.shared.directory.lookup(hash).is_none()
 }
 
@@ -56,12 +56,7 @@ pub(super) fn mark<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, p: &Packe
 }
 
 /// Sends off the first packet of a connection that has just been confirmed.
-pub(super) fn begin<P: Port, A: Member>(
-    w: &mut Core<P>,
-    t: &mut Family<A>,
-    p: &Packet<A>,
-    slot: u32,
-) -> Result<Step, DropReason> {
+pub(super) fn begin<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, slot: u32) -> Decision {
     let c = t.slab.get(slot);
     if !w.tell_host(ToHost::Begins(answers(c), origin(w, c))) {
         t.remove(w, slot, Removal::Deleted);
@@ -69,7 +64,7 @@ pub(super) fn begin<P: Port, A: Member>(
     }
     let leaves = opposite(t.slab.get(slot), Direction::Original);
     translate(w, p, &leaves);
-    Ok(Step::Host)
+    Ok(Fate::Host)
 }
 
 /// A later packet of a connection.
@@ -91,10 +86,10 @@ pub(super) fn packet<P: Port, A: Member>(
         return Err(DropReason::NatNoAddress);
     }
     c.packets[0] = c.packets[0].wrapping_add(1);
-    c.bytes[0] += p.bytes();
+    c.bytes[0] += u64::from(p.bytes);
     let leaves = opposite(c, d);
     translate(w, p, &leaves);
-    Ok(Step::Host)
+    Ok(Fate::Host)
 }
 
 /// Hands a frame, translated already, to the punt thread.

@@ -1,6 +1,7 @@
 //! The worker: one thread, one queue of every interface, frames from receive to send on one core.
 
 mod announce;
+mod burst;
 mod choose;
 mod core;
 pub mod counters;

@@ -9,7 +9,7 @@ use super::reason::DropReason;
 use super::shared::NeighbourRequest;
 use crate::conntrack::Ticks;
 use crate::io::{Frame, Port};
-use crate::packet::Ip;
+use crate::packet::{ETHERNET, Ip};
 use crate::policy::InterfaceId;
 use crate::route::{Fib, Mac};
 
@@ -31,12 +31,15 @@ pub(super) struct Neighbour<A> {
     pub(super) address: A,
     /// Its Ethernet address, once known.
     pub(super) mac: Option<Mac>,
-    /// The interface's own Ethernet address.
-    pub(super) own: Mac,
-    /// The interface's MTU.
+    /// The Ethernet addresses of frames to it: its own, zeros before it is known, and the interface's.
+    pub(super) link: [u8; 12],
+    /// The interface's MTU, and how long a frame may be for it.
     pub(super) mtu: u16,
+    pub(super) longest: u16,
     /// The interface can send.
     pub(super) up: bool,
+    /// The interface can send, and the address is known.
+    pub(super) ready: bool,
     /// When the kernel was last asked about it.
     asked: Ticks,
     /// Since when frames have been waiting in vain.
@@ -75,6 +78,11 @@ impl<A: Ip> Neighbours<A> {
         &self.list[usize::from(hop)]
     }
 
+    #[inline]
+    pub(super) fn get_mut(&mut self, hop: u16) -> &mut Neighbour<A> {
+        &mut self.list[usize::from(hop)]
+    }
+
     /// Frames that wait.
     pub(super) fn waiting(&self) -> usize {
         self.unresolved.iter().map(|h| self.get(*h).waiting.len()).sum()
@@ -90,9 +98,11 @@ impl<A: Ip> Neighbours<A> {
             interface,
             address,
             mac: None,
-            own: Mac::default(),
+            link: [0; 12],
             mtu: 0,
+            longest: 0,
             up: false,
+            ready: false,
             asked: Ticks(0),
             silent_since: None,
             waiting: Vec::new(),
@@ -160,25 +170,29 @@ impl<A: Ip> Neighbours<A> {
             n.ask(w);
         }
     }
-
-    /// Has the kernel confirm a next hop in use every now and then.
-    #[inline]
-    pub(super) fn used<P: Port>(&mut self, w: &Core<P>, hop: u16) {
-        let n = &mut self.list[usize::from(hop)];
-        if w.now.0.wrapping_sub(n.asked.0) > CONFIRM_MS {
-            n.ask(w);
-        }
-    }
 }
 
 impl<A: Ip> Neighbour<A> {
     fn refresh(&mut self, fib: &Fib) {
         self.mac = A::neighbours(fib).get(&(self.interface, self.address)).copied();
         if let Some(i) = fib.interfaces.get(usize::from(self.interface)) {
-            (self.own, self.mtu, self.up) = (i.mac, i.mtu, i.up);
+            (self.mtu, self.up) = (i.mtu, i.up);
+            self.longest = i.mtu.saturating_add(ETHERNET as u16);
+            self.link[6..].copy_from_slice(&i.mac.0);
+        }
+        self.link[..6].copy_from_slice(&self.mac.unwrap_or_default().0);
+        self.ready = self.up && self.mac.is_some();
+    }
+
+    /// Has the kernel confirm a next hop in use every now and then.
+    #[inline]
+    pub(super) fn used<P: Port>(&mut self, w: &Core<P>) {
+        if w.now.0.wrapping_sub(self.asked.0) > CONFIRM_MS {
+            self.ask(w);
         }
     }
 
+    #[cold]
     fn ask<P: Port>(&mut self, w: &Core<P>) {
         self.asked = w.now;
         w.ask_neighbour(NeighbourRequest { interface: self.interface, address: self.address.ip() });

@@ -14,26 +14,27 @@
 //! Deviation from the order a reader may expect: the route is found before the policy is asked, because
 //! rules name the egress zone, and TTL and MTU are checked with it, as the kernel's `ip_forward` does.
 
-use super::announce;
+use super::announce::{self, Extensions};
 use super::core::Core;
 use super::emit;
-use super::exit::{NO_HOP, check_exit, route};
+use super::exit::{NO_HOP, check_addresses, check_exit, route};
 use super::family::{Family, Member, Packet, Removal};
 use super::first::first;
 use super::host;
+use super::neighbour::{Neighbour, Neighbours};
 use super::pieces::fragment;
 use super::reason::{DropReason, HandoffReason};
 use super::related::related;
 use super::stateless::invalid;
 use super::track::{self, Tracked};
-use crate::conntrack::{Connection, Direction, Status, Tuple};
+use crate::conntrack::{Connection, Direction, Key, Live, Status, Tuple};
 use crate::io::Port;
 use crate::packet::transport::{self, Transport};
 use crate::packet::{Ip, mss, protocol};
 
-/// What becomes of a packet that is not dropped.
+/// What becomes of a packet.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Step {
+pub(super) enum Fate {
     /// It leaves to this next hop.
     Send(u16),
     /// It is for the gateway host: the kernel takes it as if it had just come in.
@@ -41,125 +42,215 @@ pub(super) enum Step {
     /// Its connection ends at the gateway host, whose address is its destination by now.
     Host,
     /// It is for this worker, who owns its connection.
-    HandOff(u16, HandoffReason),
+    HandOff(u16),
     /// It is a fragment; what is to be done has been done.
     Collected,
+    /// It is dropped.
+    Drop(DropReason),
 }
 
-pub(super) type Decision = Result<Step, DropReason>;
+/// A fate, with the reason to drop as an error.
+pub(super) type Decision = Result<Fate, DropReason>;
+
+impl From<Decision> for Fate {
+    fn from(d: Decision) -> Self {
+        d.unwrap_or_else(Fate::Drop)
+    }
+}
 
 /// Takes one packet all the way.
-#[inline]
+#[inline(always)]
 pub(super) fn forward<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>) {
     match decide(w, t, p) {
-        Ok(Step::Send(hop)) => emit::send(w, t, p, hop),
-        Ok(Step::Punt) => w.punt(p.interface, p.frame),
-        Ok(Step::Host) => host::deliver(w, p),
-        Ok(Step::HandOff(owner, why)) => w.hand_off(p.interface, p.frame, owner, why),
-        Ok(Step::Collected) => {}
-        Err(why) => w.discard(p.frame, why),
+        Fate::Send(hop) => emit::send(w, t, p, hop),
+        Fate::Punt => w.punt(p.interface, p.frame),
+        Fate::Host => host::deliver(w, p),
+        Fate::HandOff(owner) => w.hand_off(p.interface, p.frame, owner, handoff(p)),
+        Fate::Collected => {}
+        Fate::Drop(why) => w.discard(p.frame, why),
     }
 }
 
-#[inline]
-pub(super) fn decide<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>) -> Decision {
-    if let Some(info) = p.headers.fragment {
-        return fragment(w, t, p, info);
+/// Why a packet is handed to the owner of its connection.
+pub(super) fn handoff<A>(p: &Packet<A>) -> HandoffReason {
+    match p.transport {
+        Transport::IcmpError => HandoffReason::IcmpError,
+        Transport::Flow(_) | Transport::Invalid => HandoffReason::Connection,
     }
-    let key = match p.transport {
-        Transport::Flow(key) => key,
-        Transport::IcmpError => return related(w, t, p),
-        Transport::Invalid => return invalid(w, t, p, false),
+}
+
+#[inline(always)]
+pub(super) fn decide<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>) -> Fate {
+    let Transport::Flow(ports) = p.transport else {
+        return no_flow(w, t, p).into();
     };
-    let Some((slot, d)) = t.find(w, &key, p) else {
-        return first(w, t, p, &key);
+    let key = p.headers.key(ports);
+    let (slot, d) = (p.candidate.slot(), p.candidate.direction());
+    let outcome = match t.slab.hit(slot, d, &key, w.now) {
+        Some(c) => known(w, &mut t.neighbours, &mut t.extensions, p, c, d),
+        None => return missed(w, t, p, key).into(),
     };
-    if t.slab.get(slot).status.intersects(Status::SEQ_ADJUST) {
-        announce::restore(w, t, p, slot, d)?;
+    match outcome {
+        Ok(hop) => Fate::Send(hop),
+        Err(why) => unfit(w, t, p, key, (slot, d), why).into(),
     }
-    match track::packet(w, t, p, slot, d) {
-        Tracked::Valid => established(w, t, p, slot, d),
-        Tracked::Invalid => invalid(w, t, p, true),
-        Tracked::Reopens => {
+}
+
+/// What is not a flow's: a fragment of a datagram, an ICMP error about a packet, or a packet that is INVALID.
+#[cold]
+fn no_flow<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>) -> Decision {
+    check_addresses(&p.headers)?;
+    match (p.headers.fragment, p.transport) {
+        (Some(info), _) => fragment(w, t, p, info),
+        (None, Transport::IcmpError) => related(w, t, p),
+        (None, _) => invalid(w, t, p, false),
+    }
+}
+
+/// A packet whose connection is not where it was looked for first.
+#[inline(never)]
+fn missed<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>, key: Key<A>) -> Decision {
+    let Some((slot, d)) = t.search(w, p.hash, &key) else {
+        return first(w, t, p, key);
+    };
+    match known(w, &mut t.neighbours, &mut t.extensions, p, t.slab.open(slot), d) {
+        Ok(hop) => Ok(Fate::Send(hop)),
+        Err(why) => unfit(w, t, p, key, (slot, d), why),
+    }
+}
+
+/// Why a packet does not simply pass although its connection is known.
+#[derive(Debug, Clone, Copy)]
+enum Misfit {
+    /// It does not fit the connection's state.
+    Invalid,
+    /// It begins the connection anew.
+    Reopens,
+    /// The connection ends at the gateway host.
+    Host,
+    /// It is dropped.
+    Drop(DropReason),
+}
+
+impl From<DropReason> for Misfit {
+    fn from(why: DropReason) -> Self {
+        Misfit::Drop(why)
+    }
+}
+
+#[cold]
+fn unfit<P: Port, A: Member>(
+    w: &mut Core<P>,
+    t: &mut Family<A>,
+    p: &mut Packet<A>,
+    key: Key<A>,
+    (slot, d): (u32, Direction),
+    why: Misfit,
+) -> Decision {
+    match why {
+        Misfit::Host => host::packet(w, t, p, slot, d),
+        Misfit::Drop(why) => Err(why),
+        Misfit::Invalid => invalid(w, t, p, true),
+        Misfit::Reopens => {
             t.remove(w, slot, Removal::Reopened);
-            first(w, t, p, &key)
+            first(w, t, p, key)
         }
     }
 }
 
-/// A packet of a known connection: nothing is decided anew unless routes have changed.
-#[inline]
-fn established<P: Port, A: Member>(
+/// A packet of a known connection: nothing is decided anew unless routes have changed. Returns the next hop.
+#[inline(always)]
+fn known<P: Port, A: Member>(
     w: &mut Core<P>,
-    t: &mut Family<A>,
+    neighbours: &mut Neighbours<A>,
+    extensions: &mut Extensions,
     p: &mut Packet<A>,
-    slot: u32,
+    mut c: Live<'_, A>,
     d: Direction,
-) -> Decision {
-    let c = t.slab.get(slot);
-    // Packets in direction `d` leave as the other direction's packets come in, turned round.
-    let leaves = opposite(c, d);
+) -> Result<u16, Misfit> {
+    if c.status.intersects(Status::SEQ_ADJUST) {
+        announce::restore(w, extensions, p, c.slot(), d)?;
+    }
+    match track::packet(w, &mut c, p, d) {
+        Tracked::Valid => {}
+        Tracked::Invalid => return Err(Misfit::Invalid),
+        Tracked::Reopens => return Err(Misfit::Reopens),
+    }
     let mut hop = c.hop[d as usize];
     if c.route_generation != w.route_epoch || hop == NO_HOP {
         if c.status.intersects(Status::HOST) {
-            return host::packet(w, t, p, slot, d);
+            return Err(Misfit::Host);
         }
-        let (next, interface) = route(w, p, leaves.dst)?;
-        hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
-        let c = t.slab.get_mut(slot);
-        if c.route_generation != w.route_epoch {
-            c.route_generation = w.route_epoch;
-            c.hop = [NO_HOP; 2];
-        }
-        c.hop[d as usize] = hop;
+        hop = find_hop(w, neighbours, p, c.lend(), d)?;
     }
-    check_exit(w, t, p, hop)?;
-    let c = t.slab.get_mut(slot);
+    let n = neighbours.get(hop);
+    check_exit(w, n, p)?;
     c.packets[d as usize] = c.packets[d as usize].wrapping_add(1);
-    c.bytes[d as usize] += p.bytes();
-    apply(w, t, p, slot, d, hop)?;
-    Ok(Step::Send(hop))
+    c.bytes[d as usize] += u64::from(p.bytes);
+    if c.status.intersects(Status::HELPER) {
+        announce::read(w, extensions, p, c.lend(), d)?;
+    }
+    apply(w, n, p, &c, d);
+    Ok(hop)
 }
 
-/// What is done to a packet of a connection that is about to leave: helper, translation, MSS.
-#[inline]
+/// Finds the next hop of a connection's packets in one direction anew, and keeps it.
+#[cold]
+fn find_hop<P: Port, A: Member>(
+    w: &mut Core<P>,
+    neighbours: &mut Neighbours<A>,
+    p: &Packet<A>,
+    mut c: Live<'_, A>,
+    d: Direction,
+) -> Result<u16, DropReason> {
+    let (next, interface) = route(w, p, opposite(&c, d).dst)?;
+    let hop = neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
+    if c.route_generation != w.route_epoch {
+        c.route_generation = w.route_epoch;
+        c.hop = [NO_HOP; 2];
+    }
+    c.hop[d as usize] = hop;
+    Ok(hop)
+}
+
+/// What is done to a packet of a connection that is about to leave: translation, MSS.
+#[inline(always)]
 pub(super) fn apply<P: Port, A: Member>(
     w: &mut Core<P>,
-    t: &mut Family<A>,
-    p: &mut Packet<A>,
-    slot: u32,
+    n: &Neighbour<A>,
+    p: &Packet<A>,
+    c: &Connection<A>,
     d: Direction,
-    hop: u16,
-) -> Result<(), DropReason> {
-    let c = t.slab.get(slot);
-    let status = c.status;
-    let leaves = opposite(c, d);
-    if status.intersects(Status::HELPER) {
-        announce::read(w, t, p, slot, d)?;
+) {
+    if c.status.intersects(Status::ANY_NAT) {
+        // As the other direction's packets come in, turned round.
+        translate(w, p, &opposite(c, d));
     }
-    if status.intersects(Status::ANY_NAT) {
-        translate(w, p, &leaves);
-    }
-    if w.snapshot.policy.clamp_mss && p.headers.proto == protocol::TCP {
+    if p.headers.proto == protocol::TCP && w.snapshot.policy.clamp_mss {
         let ingress = w.snapshot.fib.interfaces.get(usize::from(p.interface)).map_or(u16::MAX, |i| i.mtu);
-        let mtu = t.neighbours.get(hop).mtu.min(ingress);
-        mss::clamp(w.pool.bytes_mut(p.frame), &p.headers, mtu);
+        mss::clamp(w.pool.bytes_mut(p.frame), &p.headers, n.mtu.min(ingress));
     }
-    Ok(())
 }
 
 /// The tuple with which packets in direction `d` leave.
-#[inline]
+#[inline(always)]
 pub(super) fn opposite<A: Ip>(c: &Connection<A>, d: Direction) -> Tuple<A> {
     let o = c.tuple(d.other());
-    // An ICMP tuple keeps the identifier in its source port in both directions.
-    let (sport, dport) = if c.proto == A::ICMP { (o.sport, o.dport) } else { (o.dport, o.sport) };
+    let (sport, dport) = if c.proto == A::ICMP { icmp_ports(o) } else { (o.dport, o.sport) };
     Tuple { src: o.dst, dst: o.src, sport, dport }
 }
 
-#[inline]
+/// An ICMP tuple keeps the identifier in its source port in both directions.
+#[cold]
+#[inline(never)]
+fn icmp_ports<A>(t: &Tuple<A>) -> (u16, u16) {
+    (t.sport, t.dport)
+}
+
+/// Gives a packet that came in the addresses and ports it is to leave with.
+#[inline(always)]
 pub(super) fn translate<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, to: &Tuple<A>) {
     let b = w.pool.bytes_mut(p.frame);
-    let delta = A::rewrite(b, usize::from(p.headers.l3), to.src, to.dst);
+    let delta = A::rewrite(b, &p.headers, to.src, to.dst);
     transport::rewrite(b, &p.headers, to.sport, to.dport, delta);
 }

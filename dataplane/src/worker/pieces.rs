@@ -4,7 +4,7 @@ use super::core::Core;
 use super::emit;
 use super::family::{Family, Member, Packet};
 use super::host;
-use super::path::{Decision, Step, decide, forward};
+use super::path::{Decision, Fate, decide, forward, handoff};
 use super::reason::{DropReason, HandoffReason};
 use super::shared::Handed;
 use crate::conntrack::Status;
@@ -17,6 +17,7 @@ use crate::packet::{FragmentInfo, Headers, checksum, protocol};
 const FRAGMENT_SHARE: u32 = 4;
 
 /// A fragment waits for the rest of its datagram, all of it at one worker.
+#[cold]
 pub(super) fn fragment<P: Port, A: Member>(
     w: &mut Core<P>,
     t: &mut Family<A>,
@@ -28,7 +29,7 @@ pub(super) fn fragment<P: Port, A: Member>(
         let meet = w.shared.keys.hash_one(Fragments::key(&p.headers, &info)) % workers;
         if meet as u16 != w.id {
             w.hand_off(p.interface, p.frame, meet as u16, HandoffReason::Fragment);
-            return Ok(Step::Collected);
+            return Ok(Fate::Collected);
         }
     }
     let piece = Piece { frame: p.frame, interface: p.interface, headers: p.headers, info };
@@ -40,7 +41,7 @@ pub(super) fn fragment<P: Port, A: Member>(
         Collected::Full(frames) => frames.into_iter().for_each(|f| w.discard(f, DropReason::FragmentLimit)),
         Collected::Complete(pieces) => complete(w, t, p, &pieces),
     }
-    Ok(Step::Collected)
+    Ok(Fate::Collected)
 }
 
 /// All pieces of a datagram are there: the first one's headers, the whole's checksum and length.
@@ -51,7 +52,7 @@ fn complete<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A
         frame: first.frame,
         interface: first.interface,
         headers: Headers { fragment: None, ..first.headers },
-        later: later as u32,
+        bytes: (first.headers.length() + later) as u32,
         longest: pieces.iter().map(|x| x.headers.length() as u16).max().unwrap_or(0),
         ..*p
     };
@@ -71,14 +72,14 @@ fn complete<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A
         ChecksumState::Bad if w.snapshot.policy.checksum => whole.transport = Transport::Invalid,
         ChecksumState::Good | ChecksumState::Bad => {}
     }
-    if let Transport::Flow(key) = &whole.transport {
-        whole.hash = key.hash(&w.shared.keys);
-        whole.found = t.table.lookup(&t.slab, whole.hash, key);
-        whole.changes = t.table.changes();
+    let mut found = None;
+    if let Transport::Flow(ports) = whole.transport {
+        let key = whole.headers.key(ports);
+        whole.hash = key.hash(&w.keys);
+        whole.candidate = t.table.candidate(whole.hash);
+        found = t.table.lookup(&t.slab, whole.hash, &key);
     }
-    if whole.found.is_some_and(|(slot, _)| t.slab.get(slot).status.contains(Status::HELPER))
-        && join(w, &mut whole, pieces)
-    {
+    if found.is_some_and(|(slot, _)| t.slab.get(slot).status.contains(Status::HELPER)) && join(w, &mut whole, pieces) {
         return forward(w, t, &mut whole);
     }
     datagram(w, t, &mut whole, pieces);
@@ -87,11 +88,12 @@ fn complete<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A
 /// Puts the pieces together in the first one's frame, for a helper that must read the payload. False, and
 /// nothing done, where the frame is too small or the family keeps its fragments in a header of their own.
 fn join<P: Port, A: Member>(w: &mut Core<P>, p: &mut Packet<A>, pieces: &[Piece<A>]) -> bool {
-    let room = w.pool.frame_size() - u32::from(p.frame.offset);
-    let end = u32::from(p.headers.end) + p.later;
+    let end = u32::from(p.headers.end) + p.later();
     let length = end - u32::from(p.headers.l3);
     let joined = Frame { len: end as u16, ..p.frame };
-    if end > room || !A::make_whole(w.pool.bytes_mut(p.frame), usize::from(p.headers.l3), length as u16) {
+    if end as usize > w.pool.room(p.frame)
+        || !A::make_whole(w.pool.bytes_mut(p.frame), usize::from(p.headers.l3), length as u16)
+    {
         return false;
     }
     let mut at = usize::from(p.headers.end);
@@ -101,34 +103,34 @@ fn join<P: Port, A: Member>(w: &mut Core<P>, p: &mut Packet<A>, pieces: &[Piece<
         at += payload.len();
         w.pool.give(x.frame);
     }
-    (p.frame, p.headers.end, p.later, p.longest) = (joined, end as u16, 0, 0);
+    (p.frame, p.headers.end, p.longest) = (joined, end as u16, length as u16);
     true
 }
 
 /// Takes a datagram that came in pieces all the way; they share the decision about the first.
 fn datagram<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>, pieces: &[Piece<A>]) {
-    let decision = decide(w, t, p);
+    let fate = decide(w, t, p);
     let after = w.pool.bytes(p.frame);
     let (src, dst) = A::addresses_of(after, usize::from(p.headers.l3));
     for (i, piece) in pieces.iter().enumerate() {
-        let part = Packet { frame: piece.frame, headers: piece.headers, longest: 0, ..*p };
-        match decision {
-            Ok(Step::Send(hop)) => {
+        let part = Packet { frame: piece.frame, headers: piece.headers, ..*p };
+        match fate {
+            Fate::Send(hop) => {
                 if i > 0 {
-                    A::rewrite(w.pool.bytes_mut(piece.frame), usize::from(piece.headers.l3), src, dst);
+                    A::rewrite(w.pool.bytes_mut(piece.frame), &piece.headers, src, dst);
                 }
                 emit::send(w, t, &part, hop);
             }
-            Ok(Step::Punt) => w.punt(piece.interface, piece.frame),
-            Ok(Step::Host) => {
+            Fate::Punt => w.punt(piece.interface, piece.frame),
+            Fate::Host => {
                 if i > 0 {
-                    A::rewrite(w.pool.bytes_mut(piece.frame), usize::from(piece.headers.l3), src, dst);
+                    A::rewrite(w.pool.bytes_mut(piece.frame), &piece.headers, src, dst);
                 }
                 host::deliver(w, &Packet { interface: piece.interface, ..part });
             }
-            Ok(Step::HandOff(owner, why)) => w.hand_off(piece.interface, piece.frame, owner, why),
-            Ok(Step::Collected) => {}
-            Err(why) => w.discard(piece.frame, why),
+            Fate::HandOff(owner) => w.hand_off(piece.interface, piece.frame, owner, handoff(p)),
+            Fate::Collected => {}
+            Fate::Drop(why) => w.discard(piece.frame, why),
         }
     }
 }

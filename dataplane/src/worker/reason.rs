@@ -7,7 +7,7 @@ macro_rules! reasons {
     ) => {
         $(#[doc = $what])+
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        #[repr(u8)]
+        #[repr(u16)]
         pub enum $reason {
             $($(#[doc = $doc])+ $name,)+
         }

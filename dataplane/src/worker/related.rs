@@ -3,8 +3,8 @@
 use super::core::Core;
 use super::exit::{check_exit, check_source, route};
 use super::family::{Family, Member, Packet};
-use super::path::{Decision, Step, opposite};
-use super::reason::{DropReason, HandoffReason};
+use super::path::{Decision, Fate, opposite};
+use super::reason::DropReason;
 use super::rules::{admit, facts};
 use super::shared::Handed;
 use super::stateless::invalid;
@@ -14,21 +14,22 @@ use crate::packet::transport::{self, ChecksumState};
 use crate::packet::{Headers, Ip, icmp};
 
 /// An ICMP error: it belongs to the connection of the packet it quotes.
+#[cold]
 pub(super) fn related<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>) -> Decision {
     let frame = w.pool.bytes(p.frame);
     let quote = icmp::quoted(frame, &p.headers);
     let Some((quote, key)) = quote
         .and_then(|q| Some((q, transport::quoted_key(frame, &q)?.inverse()?)))
-        .filter(|_| transport::verify(frame, &p.headers) == ChecksumState::Good)
+        .filter(|_| transport::verify(frame, p.headers) == ChecksumState::Good)
     else {
         return invalid(w, t, p, false);
     };
     let Some((slot, d)) = t.lookup(w, &key) else {
-        let hash = key.hash(&w.shared.keys);
+        let hash = key.hash(&w.keys);
         if p.handed != Handed::ToOwner
             && let Some(owner) = w.shared.directory.lookup(hash).filter(|o| *o != w.id)
         {
-            return Ok(Step::HandOff(owner, HandoffReason::IcmpError));
+            return Ok(Fate::HandOff(owner));
         }
         return invalid(w, t, p, false);
     };
@@ -55,11 +56,11 @@ pub(super) fn related<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
             return invalid(w, t, p, true);
         }
         rewrite(w, p, &quote, &inside, (src, dst));
-        return Ok(Step::Host);
+        return Ok(Fate::Host);
     }
     let (next, interface) = route(w, p, dst)?;
     let hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
-    check_exit(w, t, p, hop)?;
+    check_exit(w, t.neighbours.get(hop), p)?;
     let mut facts = facts(w, p, CtState::Related);
     facts.destination = dst;
     facts.status = status;
@@ -68,14 +69,14 @@ pub(super) fn related<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
     if status.intersects(Status::ANY_NAT) {
         rewrite(w, p, &quote, &inside, (src, dst));
     }
-    Ok(Step::Send(hop))
+    Ok(Fate::Send(hop))
 }
 
 /// Translates an ICMP error: the quoted packet becomes `inside`, its own addresses `src` and `dst`.
 fn rewrite<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, quote: &Headers<A>, inside: &Tuple<A>, (src, dst): (A, A)) {
     let b = w.pool.bytes_mut(p.frame);
-    let delta = A::rewrite(b, usize::from(quote.l3), inside.src, inside.dst);
+    let delta = A::rewrite(b, quote, inside.src, inside.dst);
     transport::rewrite(b, quote, inside.sport, inside.dport, delta);
-    A::rewrite(b, usize::from(p.headers.l3), src, dst);
+    A::rewrite(b, &p.headers, src, dst);
     icmp::refresh_checksum::<A>(b, &Headers { src, dst, ..p.headers });
 }

@@ -74,7 +74,7 @@ pub(super) fn admit<P: Port, A: Ip>(
 
 /// Counts a packet for the rule that has decided about it.
 pub(super) fn count<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>, list: List, rule: usize) {
-    w.snapshot.tallies.count(w.id, list, rule, p.bytes());
+    w.snapshot.tallies.count(w.id, list, rule, u64::from(p.bytes));
 }
 
 /// A real packet: limits count it, rules may log it.

@@ -6,21 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
+use super::burst;
 use super::core::Core;
-use super::family::{Families, Family, Member, Packet};
-use super::options;
-use super::path;
+use super::family::{Families, Family, Member};
 use super::reason::DropReason;
-use super::shared::{Handed, Shared};
+use super::shared::Shared;
 use super::tasks::{self, Tasks};
 use super::unreachable;
 use super::wiring::Wiring;
 use crate::conntrack::Ticks;
-use crate::conntrack::region::prefetch;
 use crate::io::{BURST, Frame, FramePool, Port};
-use crate::packet::transport::{self, ChecksumState, Transport};
-use crate::packet::{ETHERNET, V4, V6, be16, checksum};
-use crate::policy::InterfaceId;
+use crate::packet::{V4, V6};
 
 /// Housekeeping happens this often.
 const HOUSEKEEPING_MS: u32 = 50;
@@ -127,16 +123,12 @@ impl<P: Port> Worker<P> {
             }
             frames += self.received.len();
             let received = std::mem::take(&mut self.received);
-            for f in &received {
-                prefetch(self.core.pool.address(*f));
-            }
             match self.core.wiring.only_interface(i) {
-                Some(interface) => self.parse_all(&received, interface),
-                None => self.parse_tagged(&received, i),
+                Some(interface) => burst::received(&mut self.core, &mut self.families, interface, &received),
+                None => self.tagged(&received, i),
             }
             self.received = received;
             self.received.clear();
-            self.burst();
         }
         self.ports_flushed = true;
         let Core { ports, pool, .. } = &mut self.core;
@@ -162,40 +154,26 @@ impl<P: Port> Worker<P> {
             }
             tasks::gauges(&self.core, &self.families);
         }
+        self.core.publish();
         frames
     }
 
-    /// Stage one for a burst of one interface.
-    fn parse_all(&mut self, received: &[Frame], interface: InterfaceId) {
-        let mut bytes = 0;
-        for f in received {
-            bytes += u64::from(f.len);
-            self.parse(*f, interface, Handed::No);
-        }
-        let c = self.core.counters().interface(interface);
-        c.rx_packets.add(received.len() as u64);
-        c.rx_bytes.add(bytes);
-    }
-
-    /// Stage one for a burst of a port with VLANs.
-    fn parse_tagged(&mut self, received: &[Frame], port: usize) {
+    /// A burst of a port with VLANs: each frame by itself, of the interface that its tag says.
+    fn tagged(&mut self, received: &[Frame], port: usize) {
         for f in received {
             let Core { wiring, pool, .. } = &mut self.core;
             match wiring.receive(pool, port, *f) {
-                Ok((interface, f)) => self.parse_all(&[f], interface),
+                Ok((interface, f)) => burst::received(&mut self.core, &mut self.families, interface, &[f]),
                 Err(f) => self.core.discard(f, DropReason::OtherHost),
             }
         }
     }
 
-    /// Stages two and three, for both families.
-    fn burst(&mut self) {
-        stages::<P, V4>(&mut self.core, &mut self.families);
-        stages::<P, V6>(&mut self.core, &mut self.families);
-    }
-
     /// Frames that other workers have handed over.
     fn take_over(&mut self) -> usize {
+        if self.core.shared.workers[usize::from(self.core.id)].inbox.is_empty() {
+            return 0;
+        }
         let shared = self.core.shared.clone();
         let inbox = &shared.workers[usize::from(self.core.id)].inbox;
         let mut n = 0;
@@ -211,7 +189,7 @@ impl<P: Port> Worker<P> {
                     let bytes = unsafe { std::slice::from_raw_parts(lent.data, usize::from(lent.len)) };
                     self.core.pool.bytes_mut(f).copy_from_slice(bytes);
                     self.core.counters().taken_over.inc();
-                    self.parse(f, lent.interface, lent.handed);
+                    burst::handed(&mut self.core, &mut self.families, f, lent.interface, lent.handed);
                 }
                 own => {
                     if let Some(f) = own {
@@ -223,35 +201,8 @@ impl<P: Port> Worker<P> {
             // Has as many places as the lender has frames.
             let _ = shared.workers[usize::from(lent.from)].returns.push(lent.index);
         }
-        if n > 0 {
-            self.burst();
-        }
+        burst::forward(&mut self.core, &mut self.families);
         n
-    }
-
-    /// Stage one: headers, sanity, key and hash; the frame joins its family's burst.
-    #[inline]
-    fn parse(&mut self, f: Frame, interface: InterfaceId, handed: Handed) {
-        let b = self.core.pool.bytes(f);
-        let own = self.core.snapshot.fib.interfaces.get(usize::from(interface)).map(|i| i.mac.0);
-        let result = if b.len() < ETHERNET {
-            Err(DropReason::Malformed)
-        } else if own.is_none_or(|m| b[..6] != m) {
-            Err(DropReason::OtherHost)
-        } else {
-            match be16(b, 12) {
-                crate::packet::ETHERTYPE_IPV4 => {
-                    stage_one::<P, V4>(&mut self.core, &mut self.families, f, interface, handed)
-                }
-                crate::packet::ETHERTYPE_IPV6 => {
-                    stage_one::<P, V6>(&mut self.core, &mut self.families, f, interface, handed)
-                }
-                _ => Err(DropReason::Malformed),
-            }
-        };
-        if let Err(why) = result {
-            self.core.discard(f, why);
-        }
     }
 
     fn take_snapshot(&mut self) {
@@ -300,75 +251,4 @@ fn give_up<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
     for x in t.neighbours.tick(w) {
         unreachable::give_up(w, t, &x);
     }
-}
-
-#[inline]
-fn stage_one<P: Port, A: Member>(
-    w: &mut Core<P>,
-    families: &mut Families,
-    f: Frame,
-    interface: InterfaceId,
-    handed: Handed,
-) -> Result<(), DropReason> {
-    let t = A::of(families);
-    let b = w.pool.bytes(f);
-    let headers = match A::parse(b, ETHERNET) {
-        Err(DropReason::IpOption) => return options::refuse::<P, A>(w, f, interface),
-        parsed => parsed?,
-    };
-    if headers.src.is_martian_source() {
-        return Err(DropReason::MartianSource);
-    }
-    if headers.dst.is_martian_destination() {
-        return Err(DropReason::MartianDestination);
-    }
-    let mut transport = transport::classify(b, &headers);
-    if headers.fragment.is_none() && matches!(transport, Transport::Flow(_)) {
-        match transport::verify(b, &headers) {
-            ChecksumState::Good => {}
-            ChecksumState::Partial => {
-                let b = w.pool.bytes_mut(f);
-                let total = checksum::sum(&b[usize::from(headers.l4)..usize::from(headers.end)]);
-                transport::complete(b, &headers, total);
-                w.counters().checksums_completed.inc();
-            }
-            ChecksumState::Bad if w.snapshot.policy.checksum => transport = Transport::Invalid,
-            ChecksumState::Bad => {}
-        }
-    }
-    let hash = match &transport {
-        Transport::Flow(key) => {
-            let hash = key.hash(&w.shared.keys);
-            t.table.prefetch(hash);
-            hash
-        }
-        _ => 0,
-    };
-    t.burst.push(Packet { handed, hash, ..Packet::new(f, interface, headers, transport) });
-    Ok(())
-}
-
-fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
-    let t = A::of(families);
-    if t.burst.is_empty() {
-        return;
-    }
-    for p in &t.burst {
-        if let Some(slot) = t.table.candidate(p.hash) {
-            t.slab.prefetch(slot);
-        }
-    }
-    let changes = t.table.changes();
-    let mut burst = std::mem::take(&mut t.burst);
-    for p in &mut burst {
-        if let Transport::Flow(key) = &p.transport {
-            p.found = t.table.lookup(&t.slab, p.hash, key);
-            p.changes = changes;
-        }
-    }
-    for p in &mut burst {
-        path::forward(w, t, p);
-    }
-    burst.clear();
-    t.burst = burst;
 }

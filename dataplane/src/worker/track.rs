@@ -2,10 +2,10 @@
 
 use super::core::Core;
 use super::events::Before;
-use super::family::{Family, Member, Packet};
+use super::family::{Member, Packet};
 use crate::conntrack::sctp::{SctpOutcome, SctpState};
 use crate::conntrack::tcp::{HostTcpOutcome, TcpOutcome, TcpSegment};
-use crate::conntrack::{Connection, Direction, Private, SctpTrack, Status, TcpTrack, Ticks};
+use crate::conntrack::{Connection, Direction, Live, Private, SctpTrack, Status, TcpTrack, Ticks};
 use crate::io::Port;
 use crate::packet::{Ip, protocol, transport};
 
@@ -45,71 +45,76 @@ pub(super) fn begin<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>) -> Option<Privat
 #[inline]
 fn segment<'a, A: Ip>(frame: &'a [u8], p: &Packet<A>) -> TcpSegment<'a> {
     let mut s = transport::tcp_segment(frame, &p.headers);
-    s.payload += p.later;
+    s.payload += p.later();
     s
 }
 
-/// Lets a connection follow a packet: state, status, and the new deadline, which the caller stores.
-#[inline]
+/// Lets a connection follow a packet: state, status, and the deadline it is to have, which the caller stores.
+#[inline(always)]
 pub(super) fn follow<P: Port, A: Ip>(
     w: &Core<P>,
     c: &mut Connection<A>,
     d: Direction,
     p: &Packet<A>,
-) -> (Tracked, Option<Ticks>) {
+) -> (Tracked, Ticks) {
     let t = w.snapshot.policy.timeouts(c.timeouts);
-    let replied = c.status.contains(Status::SEEN_REPLY);
-    let timeout = match &mut c.private {
-        Private::Tcp(track) => {
+    let timeout = if let Private::Udp { stream_from } = &mut c.private {
+        if c.status.contains(Status::SEEN_REPLY) && stream_from.reached(w.now) {
+            c.status.insert(Status::ASSURED);
+            t.udp_stream
+        } else {
+            t.udp
+        }
+    } else if let Private::Tcp(track) = &mut c.private {
+        {
             let segment = segment(w.pool.bytes(p.frame), p);
             match track.track(d, &segment, &w.snapshot.policy.tcp, t, c.status) {
-                TcpOutcome::Accept { timeout, assured, kill } => {
+                TcpOutcome::Accept { timeout, assured, kill: false } => {
                     if assured {
                         c.status.insert(Status::ASSURED);
                     }
-                    if kill {
-                        // It is found expired by the next packet or the next scan.
-                        return (Tracked::Valid, Some(w.now));
-                    }
                     timeout
                 }
-                TcpOutcome::Ignore => {
-                    seen(c, d);
-                    return (Tracked::Valid, None);
-                }
-                TcpOutcome::Invalid => return (Tracked::Invalid, None),
-                TcpOutcome::InvalidClose { timeout } => {
-                    let left = c.deadline.remaining_ms(w.now) / 1000;
-                    let cut = left >= TcpOutcome::CUT_FROM && left > timeout;
-                    return (Tracked::Invalid, cut.then(|| w.now.after(timeout)));
-                }
-                TcpOutcome::Reopen => return (Tracked::Reopens, None),
+                other => return unusual(w, c, d, other),
             }
         }
-        Private::HostTcp(track) => {
-            // From outside nobody can answer for the host.
-            if d == Direction::Reply {
-                return (Tracked::Invalid, None);
-            }
-            let flags = w.pool.bytes(p.frame)[usize::from(p.headers.l4) + 13];
-            match track.segment(flags, replied, t) {
-                HostTcpOutcome::Accept(timeout) => {
-                    if replied && track.is_established() {
-                        c.status.insert(Status::ASSURED);
-                    }
-                    timeout
-                }
-                HostTcpOutcome::Reopen => return (Tracked::Reopens, None),
-            }
-        }
-        Private::Udp { stream_from } => {
-            if replied && stream_from.reached(w.now) {
+    } else {
+        return follow_other(w, c, d, p);
+    };
+    seen(c, d);
+    (Tracked::Valid, w.now.after_timeout(timeout))
+}
+
+/// What a TCP segment brings that is not accepted and nothing else.
+#[cold]
+fn unusual<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Direction, outcome: TcpOutcome) -> (Tracked, Ticks) {
+    match outcome {
+        TcpOutcome::Accept { assured, .. } => {
+            if assured {
                 c.status.insert(Status::ASSURED);
-                t.udp_stream
-            } else {
-                t.udp
             }
+            // It is found expired by the next packet or the next scan.
+            (Tracked::Valid, w.now)
         }
+        TcpOutcome::Ignore => {
+            seen(c, d);
+            (Tracked::Valid, c.deadline)
+        }
+        TcpOutcome::Invalid => (Tracked::Invalid, c.deadline),
+        TcpOutcome::InvalidClose { timeout } => {
+            let left = c.deadline.remaining_ms(w.now) / 1000;
+            let cut = left >= TcpOutcome::CUT_FROM && left > timeout;
+            (Tracked::Invalid, if cut { w.now.after_timeout(timeout) } else { c.deadline })
+        }
+        TcpOutcome::Reopen => (Tracked::Reopens, c.deadline),
+    }
+}
+
+/// [`follow`] for protocols other than TCP and UDP.
+fn follow_other<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Direction, p: &Packet<A>) -> (Tracked, Ticks) {
+    let t = w.snapshot.policy.timeouts(c.timeouts);
+    let replied = c.status.contains(Status::SEEN_REPLY);
+    let timeout = match &mut c.private {
         Private::Sctp(track) => match track.track(d, &transport::sctp_packet(w.pool.bytes(p.frame), &p.headers), t) {
             SctpOutcome::Accept { timeout, assured } => {
                 if assured {
@@ -119,11 +124,27 @@ pub(super) fn follow<P: Port, A: Ip>(
             }
             SctpOutcome::Ignore => {
                 seen(c, d);
-                return (Tracked::Valid, None);
+                return (Tracked::Valid, c.deadline);
             }
-            SctpOutcome::Invalid => return (Tracked::Invalid, None),
+            SctpOutcome::Invalid => return (Tracked::Invalid, c.deadline),
         },
-        Private::Plain => match c.proto {
+        Private::HostTcp(track) => {
+            // From outside nobody can answer for the host.
+            if d == Direction::Reply {
+                return (Tracked::Invalid, c.deadline);
+            }
+            let flags = w.pool.bytes(p.frame)[usize::from(p.headers.l4) + 13];
+            match track.segment(flags, replied, t) {
+                HostTcpOutcome::Accept(timeout) => {
+                    if replied && track.is_established() {
+                        c.status.insert(Status::ASSURED);
+                    }
+                    timeout
+                }
+                HostTcpOutcome::Reopen => return (Tracked::Reopens, c.deadline),
+            }
+        }
+        _ => match c.proto {
             protocol::ICMP => t.icmp,
             protocol::ICMPV6 => t.icmpv6,
             protocol::GRE if replied => {
@@ -137,33 +158,32 @@ pub(super) fn follow<P: Port, A: Ip>(
         },
     };
     seen(c, d);
-    (Tracked::Valid, Some(w.now.after(timeout)))
+    (Tracked::Valid, w.now.after_timeout(timeout))
 }
 
 #[inline]
 fn seen<A: Ip>(c: &mut Connection<A>, d: Direction) {
-    if d == Direction::Reply {
-        c.status.insert(Status::SEEN_REPLY);
-    }
+    // Replies come as often as not: no branch.
+    c.status.insert(Status(Status::SEEN_REPLY.0 * d as u16));
 }
 
 /// Lets the packet's connection follow it and moves the deadline.
-#[inline]
-pub(super) fn packet<P: Port, A: Member>(
-    w: &Core<P>,
-    t: &mut Family<A>,
-    p: &Packet<A>,
-    slot: u32,
-    d: Direction,
-) -> Tracked {
-    let c = t.slab.get_mut(slot);
-    let before = (!w.listeners.is_empty()).then(|| Before::new(c));
+#[inline(always)]
+pub(super) fn packet<P: Port, A: Member>(w: &Core<P>, c: &mut Live<'_, A>, p: &Packet<A>, d: Direction) -> Tracked {
+    if !w.listeners.is_empty() {
+        return packet_watched(w, c.lend(), p, d);
+    }
     let (tracked, deadline) = follow(w, c, d, p);
-    if let Some(deadline) = deadline {
-        t.slab.refresh(slot, deadline);
-    }
-    if let Some(before) = before {
-        w.tell_change(&before, t.slab.get(slot));
-    }
+    c.refresh(deadline);
+    tracked
+}
+
+/// [`packet`] while somebody listens to events.
+#[cold]
+fn packet_watched<P: Port, A: Member>(w: &Core<P>, mut c: Live<'_, A>, p: &Packet<A>, d: Direction) -> Tracked {
+    let before = Before::new(&*c);
+    let (tracked, deadline) = follow(w, &mut c, d, p);
+    c.refresh(deadline);
+    w.tell_change(&before, &*c);
     tracked
 }

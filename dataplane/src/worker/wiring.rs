@@ -89,7 +89,7 @@ impl Wiring {
             None | Some(NONE) => Err(f),
             Some(interface) => {
                 vlan::take_off(pool.bytes_mut(f));
-                Ok((interface, Frame { offset: f.offset + vlan::TAG, len: f.len - vlan::TAG, ..f }))
+                Ok((interface, Frame { at: f.at + u32::from(vlan::TAG), len: f.len - vlan::TAG }))
             }
         }
     }
@@ -99,8 +99,10 @@ impl<P: Port> Core<P> {
     /// Queues a complete frame that leaves with a VLAN tag, which takes the place of some headroom.
     #[inline(never)]
     pub(super) fn send_tagged(&mut self, outlet: Outlet, f: Frame) -> Result<(), Frame> {
-        let offset = f.offset.checked_sub(vlan::TAG).ok_or(f)?;
-        let tagged = Frame { offset, len: f.len + vlan::TAG, ..f };
+        if self.pool.offset(f) < vlan::TAG {
+            return Err(f);
+        }
+        let tagged = Frame { at: f.at - u32::from(vlan::TAG), len: f.len + vlan::TAG };
         vlan::put_on(self.pool.bytes_mut(tagged), outlet.vlan);
         self.ports[usize::from(outlet.port)].send(&mut self.pool, tagged)
     }

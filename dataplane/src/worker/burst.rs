@@ -1,0 +1,177 @@
+//! A burst's way to the path and along it, stage by stage, so that the packets wait for memory together.
+
+use super::core::Core;
+use super::exit::check_addresses;
+use super::family::{Families, Family, Member, Packet};
+use super::options;
+use super::path;
+use super::reason::DropReason;
+use super::shared::Handed;
+use crate::conntrack::Entry;
+use crate::conntrack::region::prefetch;
+use crate::io::{Frame, Port};
+use crate::packet::transport::{self, ChecksumState, Transport};
+use crate::packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, V4, V6, be16, checksum, view};
+use crate::policy::InterfaceId;
+
+/// A frame is loaded while as many others before it are parsed. Frames lie a power of two apart and share
+/// few sets of the first-level cache, so a whole burst of them does not stay there.
+const AHEAD: usize = 4;
+
+/// Takes the frames that have come in on an interface all the way.
+pub(super) fn received<P: Port>(w: &mut Core<P>, families: &mut Families, interface: InterfaceId, frames: &[Frame]) {
+    let own = own_address(w, interface);
+    for f in frames.iter().take(AHEAD) {
+        prefetch(w.pool.address(*f));
+    }
+    let mut bytes = 0;
+    for (i, f) in frames.iter().enumerate() {
+        if let Some(later) = frames.get(i + AHEAD) {
+            prefetch(w.pool.address(*later));
+        }
+        bytes += u64::from(f.len);
+        parse(w, families, *f, interface, own, Handed::No);
+    }
+    let c = w.counters().interface(interface);
+    c.rx_packets.add(frames.len() as u64);
+    c.rx_bytes.add(bytes);
+    forward(w, families);
+}
+
+/// Takes over a frame that has come in at another worker.
+pub(super) fn handed<P: Port>(
+    w: &mut Core<P>,
+    families: &mut Families,
+    f: Frame,
+    interface: InterfaceId,
+    handed: Handed,
+) {
+    let own = own_address(w, interface);
+    parse(w, families, f, interface, own, handed);
+}
+
+/// The Ethernet address that frames to an interface have as their destination, in the upper six bytes. The
+/// lower two are zero, unless there is no such interface: then no frame is for it.
+fn own_address<P: Port>(w: &Core<P>, interface: InterfaceId) -> u64 {
+    let Some(i) = w.snapshot.fib.interfaces.get(usize::from(interface)) else { return u64::MAX };
+    let mut own = [0; 8];
+    own[2..].copy_from_slice(&i.mac.0);
+    u64::from_le_bytes(own)
+}
+
+/// Stage one: headers, sanity, key and hash, whose bucket is loaded. The packet joins its family's burst.
+#[inline(always)]
+fn parse<P: Port>(
+    w: &mut Core<P>,
+    families: &mut Families,
+    f: Frame,
+    interface: InterfaceId,
+    own: u64,
+    handed: Handed,
+) {
+    let b = w.pool.bytes(f);
+    let Some(ethernet) = b.first_chunk::<ETHERNET>() else {
+        return w.discard(f, DropReason::Malformed);
+    };
+    if u64::from_le_bytes(*view(ethernet, 0)) << 16 != own {
+        return w.discard(f, DropReason::OtherHost);
+    }
+    match be16(ethernet, 12) {
+        ETHERTYPE_IPV4 => ip::<P, V4>(w, &mut families.v4, f, interface, handed),
+        ETHERTYPE_IPV6 => ip::<P, V6>(w, &mut families.v6, f, interface, handed),
+        _ => w.discard(f, DropReason::Malformed),
+    }
+}
+
+#[inline(always)]
+fn ip<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, f: Frame, interface: InterfaceId, handed: Handed) {
+    match A::parse_plain(w.pool.bytes(f), ETHERNET) {
+        Some(headers) => join(w, t, f, interface, handed, headers),
+        None => unusual(w, t, f, interface, handed),
+    }
+}
+
+/// A packet with options, a fragment, or one that there is something wrong with.
+#[cold]
+fn unusual<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, f: Frame, interface: InterfaceId, handed: Handed) {
+    let refused = match A::parse(w.pool.bytes(f), ETHERNET) {
+        // A fragment of a packet that is going to be refused must not wait for the others.
+        Ok(headers) => match check_addresses(&headers) {
+            Ok(()) => return join(w, t, f, interface, handed, headers),
+            refused => refused,
+        },
+        Err(DropReason::IpOption) => options::refuse::<P, A>(w, f, interface),
+        Err(why) => Err(why),
+    };
+    if let Err(why) = refused {
+        w.discard(f, why);
+    }
+}
+
+#[inline(always)]
+fn join<P: Port, A: Member>(
+    w: &mut Core<P>,
+    t: &mut Family<A>,
+    f: Frame,
+    interface: InterfaceId,
+    handed: Handed,
+    headers: Headers<A>,
+) {
+    let (transport, checksum) = if headers.fragment.is_none() {
+        transport::read(w.pool.bytes(f), &headers)
+    } else {
+        // What its transport header says is known when its datagram is complete.
+        (Transport::Invalid, ChecksumState::Good)
+    };
+    let mut hash = 0;
+    if let Transport::Flow(ports) = transport {
+        hash = headers.key(ports).hash(&w.keys);
+        t.table.prefetch(hash);
+    }
+    // The burst is never reallocated.
+    assert!(t.burst.len() < t.burst.capacity());
+    t.burst.push(Packet { handed, hash, ..Packet::new(f, interface, headers, transport) });
+    if checksum != ChecksumState::Good {
+        mend(w, t, checksum);
+    }
+}
+
+/// Completes the transport checksum of the packet that has joined last, or lets it be invalid.
+#[cold]
+fn mend<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, checksum: ChecksumState) {
+    let Some(p) = t.burst.last_mut() else { return };
+    if checksum == ChecksumState::Partial {
+        let b = w.pool.bytes_mut(p.frame);
+        let total = checksum::sum(&b[usize::from(p.headers.l4)..usize::from(p.headers.end)]);
+        transport::complete(b, &p.headers, total);
+        w.counters().checksums_completed.inc();
+    } else if w.snapshot.policy.checksum {
+        p.transport = Transport::Invalid;
+    }
+}
+
+/// Stages two and three of the packets that have joined.
+pub(super) fn forward<P: Port>(w: &mut Core<P>, families: &mut Families) {
+    stages::<P, V4>(w, families);
+    stages::<P, V6>(w, families);
+}
+
+fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
+    let t = A::of(families);
+    if t.burst.is_empty() {
+        return;
+    }
+    let mut burst = std::mem::take(&mut t.burst);
+    t.slab.begin_burst();
+    for p in &mut burst {
+        p.candidate = t.table.candidate(p.hash);
+        if p.candidate != Entry::NONE {
+            t.slab.prefetch(p.candidate.slot());
+        }
+    }
+    for p in &mut burst {
+        path::forward(w, t, p);
+    }
+    burst.clear();
+    t.burst = burst;
+}

@@ -1,0 +1,77 @@
+//! Instructions a packet, counted by callgrind: the same in every run, however busy the machine is.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use super::flows::{Kind, Segment};
+use super::gateway::Gateway;
+use super::generator::Plan;
+
+/// `sluice-perf count`, which runs inside callgrind.
+#[derive(Debug, Args)]
+pub(crate) struct Count {
+    what: What,
+}
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum What {
+    UdpSnatEstablished,
+    TcpSnatData,
+    Udp6Established,
+    UdpSnatCps,
+}
+
+/// Flows, and packets of each.
+const FLOWS: u32 = 1 << 8;
+const PACKETS: u64 = 1 << 18;
+
+/// Runs what is to be counted. Prints the number of packets.
+///
+/// # Errors
+/// When a frame was not forwarded.
+pub(crate) fn run(a: &Count) -> Result<()> {
+    let kind = match a.what {
+        What::TcpSnatData => Kind::Tcp,
+        What::Udp6Established => Kind::Udp6,
+        What::UdpSnatEstablished | What::UdpSnatCps => Kind::Udp,
+    };
+    if a.what == What::UdpSnatCps {
+        let mut g = Gateway::new(kind, PACKETS as u32)?;
+        g.run(Plan::each(PACKETS as u32, Segment::Data), Plan::none())?;
+        println!("{PACKETS}");
+        return Ok(());
+    }
+    let mut g = Gateway::new(kind, FLOWS)?;
+    // Few enough beside the others not to count.
+    g.establish(FLOWS)?;
+    g.data(FLOWS, PACKETS)?;
+    println!("{PACKETS}");
+    Ok(())
+}
+
+/// Instructions a packet; `None` where there is no valgrind.
+///
+/// # Errors
+/// When it does not run.
+#[allow(dead_code)]
+pub(super) fn count(what: &str) -> Result<Option<f64>> {
+    let valgrind = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"])
+        // On inside the one, off inside the other.
+        .args(["--toggle-collect=*Gateway::measured", "--toggle-collect=*Generator*receive"])
+        .arg(std::env::current_exe()?)
+        .args(["count", what])
+        .output();
+    let out = match valgrind {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        out => out.context("cannot run valgrind")?,
+    };
+    let text = String::from_utf8_lossy(&out.stderr);
+    ensure!(out.status.success(), "valgrind: {text}");
+    let counted = text.lines().find_map(|l| l.split("Collected : ").nth(1)).context("callgrind counted nothing")?;
+    let packets: f64 = String::from_utf8_lossy(&out.stdout).trim().parse()?;
+    Ok(Some(counted.trim().parse::<f64>()? / packets))
+}

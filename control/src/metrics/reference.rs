@@ -24,6 +24,9 @@ scrape_configs:
     static_configs:
       - targets: ['127.0.0.1:9464']
 ```
+
+Alert rules are in [docker/prometheus/rules](../docker/prometheus/rules/sluice.yaml), dashboards in
+[docker/grafana](../docker/grafana); [operations.md](operations.md#watching) says what to look at.
 ";
 
 /// The whole page.

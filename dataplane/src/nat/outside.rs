@@ -88,7 +88,8 @@ impl<A: Address> Outside<A> {
 
 impl<A: Address> Shard<A> {
     fn sweep(&mut self, now: Ticks) {
-        while let Some((_, e)) = self.kept.pop_front_if(|(t, _)| t.reached(now)) {
+        while let Some((_, e)) = self.kept.front().copied().filter(|(t, _)| t.reached(now)) {
+            self.kept.pop_front();
             if self.owners.get(&e).is_some_and(|o| o.kept_until.is_some_and(|t| t.reached(now))) {
                 self.owners.remove(&e);
             }

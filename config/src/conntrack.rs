@@ -27,7 +27,13 @@ const CONNTRACK: Keys = Keys {
     ],
 };
 const LIMITS: Keys = Keys {
-    known: &["connections_per_source", "new_per_second_per_source"],
+    known: &[
+        "connections_per_source",
+        "tcp_per_source",
+        "udp_per_source",
+        "icmp_per_source",
+        "new_per_second_per_source",
+    ],
     foreign: &[
         ("connections", "did you mean `connections_per_source`?"),
         ("new_per_second", "did you mean `new_per_second_per_source`?"),
@@ -78,6 +84,9 @@ pub(crate) fn conntrack<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) ->
     if let Some(f) = fields.get("limits").and_then(|n| Fields::of(report, n, "`conntrack.limits`", &LIMITS)) {
         for (key, max, slot) in [
             ("connections_per_source", MAX_CONNECTIONS, &mut out.limits.connections),
+            ("tcp_per_source", MAX_CONNECTIONS, &mut out.limits.tcp),
+            ("udp_per_source", MAX_CONNECTIONS, &mut out.limits.udp),
+            ("icmp_per_source", MAX_CONNECTIONS, &mut out.limits.icmp),
             ("new_per_second_per_source", MAX_RATE, &mut out.limits.rate),
         ] {
             if let Some(n) = f.get(key).and_then(|n| number(report, n, &format!("`{key}`"), 0..=max)) {

@@ -85,7 +85,7 @@ icmp: { errors_per_second: 0 }
 tcp_mss: clamp
 conntrack:
   max_connections: 10_000_000
-  limits: { connections_per_source: 1_000, new_per_second_per_source: 50 }
+  limits: { connections_per_source: 1_000, tcp_per_source: 800, udp_per_source: 600, icmp_per_source: 9, new_per_second_per_source: 50 }
   checksum: false
   tcp: { loose: false, liberal: true, ignore_invalid_rst: true, max_retrans: 5 }
   helpers: [ftp, tftp, { helper: ftp, port: 2121 }, { helper: irc }]
@@ -102,7 +102,7 @@ conntrack:
     let (ftp, tftp, irc) = (HelperKind::Ftp, HelperKind::Tftp, HelperKind::Irc);
     assert_eq!(c.policy.helpers, [(ftp, 21), (tftp, 69), (ftp, 2121), (irc, 6667)]);
     assert!(c.policy.clamp_mss);
-    assert_eq!(c.policy.limits, SourceLimits { connections: 1000, rate: 50 });
+    assert_eq!(c.policy.limits, SourceLimits { connections: 1000, tcp: 800, udp: 600, icmp: 9, rate: 50 });
 }
 
 #[test]
@@ -421,6 +421,10 @@ fn mappings_and_filterings() {
         ("mapping: endpoint-independent, filtering: endpoint-dependent", Some(Filtering::EndpointDependent)),
         ("mapping: endpoint-independent, filtering: address-dependent", Some(Filtering::AddressDependent)),
         ("filtering: endpoint-independent, mapping: endpoint-independent", Some(Filtering::EndpointIndependent)),
+        (
+            "filtering: endpoint-independent, mapping: endpoint-independent, hold: 2m",
+            Some(Filtering::EndpointIndependent),
+        ),
     ] {
         for kind in ["masquerade: true", "pool: 203.0.113.9"] {
             let c = config(&format!("nat:\n  source: [{{ name: x, translate: {{ {kind}, {text} }} }}]\n"));
@@ -429,6 +433,7 @@ fn mappings_and_filterings() {
                 other => panic!("{other:?}"),
             };
             assert_eq!(choice.independent, expected, "{kind}, {text}");
+            assert_eq!(choice.hold, if text.contains("hold") { 120 } else { 0 });
         }
     }
 }

@@ -241,7 +241,7 @@ fn limits_marks_and_timeouts_of_rules() {
     use dataplane::conntrack::Timeouts;
     use dataplane::policy::SourceLimits;
     let mut p = policy();
-    p.limits = SourceLimits { connections: 3, rate: 0 };
+    p.limits = SourceLimits { connections: 3, ..SourceLimits::default() };
     p.rules[2].mark = Some(7);
     p.rules[2].timeouts = 1;
     p.timeouts = vec![Timeouts::linux(), Timeouts { udp: 1, ..Timeouts::linux() }];

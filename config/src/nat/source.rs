@@ -7,6 +7,7 @@ use dataplane::policy::{AddressSet, Family, Filtering, Match, PortChoice, Source
 use super::prefix::{Side, prefix};
 use crate::address::AddressRange;
 use crate::lists::{literal_addresses, port_range, ranges_of, sendable};
+use crate::duration;
 use crate::matching::{Placing, conditions, confine, family};
 use crate::names::Names;
 use crate::read::{Fields, Keys, boolean, choice, scalar, some_items};
@@ -26,7 +27,7 @@ const SOURCE: Keys = Keys {
     ],
 };
 const TRANSLATE: Keys = Keys {
-    known: &["pool", "masquerade", "prefix", "ports", "random", "persistent", "mapping", "filtering"],
+    known: &["pool", "masquerade", "prefix", "ports", "random", "persistent", "mapping", "filtering", "hold"],
     foreign: &[
         ("to", "the addresses to translate a source to are `pool`"),
         ("address", "the addresses to translate a source to are `pool`"),
@@ -112,7 +113,7 @@ fn map<'t>(report: &mut Report<'t>, node: &Node<'t>, matcher: &mut Match) -> Opt
             Some(SourceTranslation::Masquerade(choice))
         }
         _ => {
-            let all = ["ports", "random", "persistent", "mapping", "filtering"];
+            let all = ["ports", "random", "persistent", "mapping", "filtering", "hold"];
             let help = "a prefix translates addresses one to one and keeps ports: leave the key out";
             refuse_keys(report, &fields, &all, "with `prefix`", help);
             Some(SourceTranslation::Prefix(prefix(report, node, matcher, Side::Source)?.inside_out()))
@@ -144,12 +145,29 @@ fn switch<'t>(report: &mut Report<'t>, fields: &Fields<'_, 't>, key: &str) -> bo
 }
 
 fn port_choice<'t>(report: &mut Report<'t>, fields: &Fields<'_, 't>) -> PortChoice {
+    let independent = independent(report, fields);
     PortChoice {
         ports: fields.get("ports").and_then(|n| port_pool(report, n)),
         random: switch(report, fields, "random"),
         persistent: switch(report, fields, "persistent"),
-        independent: independent(report, fields),
+        independent,
+        hold: hold(report, fields, independent),
     }
+}
+
+/// For how long a port is kept; 0 when it is not.
+fn hold<'t>(report: &mut Report<'t>, fields: &Fields<'_, 't>, independent: Option<Filtering>) -> u32 {
+    let (Some(node), Some(at)) = (fields.get("hold"), fields.key_at("hold")) else { return 0 };
+    if independent != Some(Filtering::EndpointIndependent) {
+        let help = "leave the key out: with another filtering nobody reaches the port's next source by mistake";
+        report.error_help(at, "`hold` needs `filtering: endpoint-independent`", help);
+        return 0;
+    }
+    let Some(text) = scalar(report, node, "a duration") else { return 0 };
+    duration::parse(text).unwrap_or_else(|e| {
+        report.refuse(node.at, &e, e.help());
+        0
+    })
 }
 
 /// The filtering of an endpoint-independent mapping; `None` for an endpoint-dependent one.

@@ -12,7 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ahash::RandomState;
 
-use crate::conntrack::Key;
+use super::outside::Outside;
+use crate::conntrack::{Key, Ticks};
 use crate::packet::{Address, Ip};
 use crate::policy::Filtering;
 
@@ -38,12 +39,14 @@ pub fn endpoint<A: Ip>(reply: &Key<A>) -> Endpoint<A> {
 struct Mapping<A> {
     outside: Endpoint<A>,
     independent: Option<Filtering>,
+    /// Seconds that the endpoint is kept after the last connection.
+    hold: u32,
     connections: u32,
     /// Addresses sent to, for address-dependent filtering.
     remotes: HashMap<A, u32, RandomState>,
 }
 
-const SHARDS: usize = 64;
+pub(super) const SHARDS: usize = 64;
 
 type Shards<A, T> = [Mutex<HashMap<Endpoint<A>, T, RandomState>>; SHARDS];
 
@@ -52,8 +55,7 @@ type Shards<A, T> = [Mutex<HashMap<Endpoint<A>, T, RandomState>>; SHARDS];
 pub struct Mappings<A> {
     count: AtomicUsize,
     inside: Shards<A, Mapping<A>>,
-    /// Outside endpoints of endpoint-independent mappings, and whose they are.
-    outside: Shards<A, Endpoint<A>>,
+    outside: Outside<A>,
 }
 
 impl<A> Default for Mappings<A> {
@@ -61,7 +63,7 @@ impl<A> Default for Mappings<A> {
         Mappings {
             count: AtomicUsize::new(0),
             inside: std::array::from_fn(|_| Mutex::default()),
-            outside: std::array::from_fn(|_| Mutex::default()),
+            outside: Outside::default(),
         }
     }
 }
@@ -93,8 +95,8 @@ impl<A: Address> Mappings<A> {
     }
 
     /// Claims an outside endpoint for a source that is to have it for all remotes. False when it is another's.
-    pub fn claim(&self, outside: &Endpoint<A>, source: &Endpoint<A>) -> bool {
-        shard(&self.outside, outside).entry(*outside).or_insert(*source) == source
+    pub fn claim(&self, outside: &Endpoint<A>, source: &Endpoint<A>, now: Ticks) -> bool {
+        self.outside.claim(outside, source, now)
     }
 
     /// Gives up a claim for which no connection was made.
@@ -102,15 +104,7 @@ impl<A: Address> Mappings<A> {
         let inside = shard(&self.inside, source);
         let held = inside.get(source).is_some_and(|m| m.independent.is_some() && m.outside == *outside);
         if !held {
-            self.release(outside, source);
-        }
-    }
-
-    /// Frees an outside endpoint if it is the source's.
-    fn release(&self, outside: &Endpoint<A>, source: &Endpoint<A>) {
-        let mut shard = shard(&self.outside, outside);
-        if shard.get(outside) == Some(source) {
-            shard.remove(outside);
+            self.outside.release(outside, source);
         }
     }
 
@@ -121,24 +115,36 @@ impl<A: Address> Mappings<A> {
         let Some(m) = inside.get_mut(source).filter(|m| m.independent.is_some()) else { return };
         m.independent = independent;
         if independent.is_none() {
-            self.release(&m.outside, source);
+            self.outside.release(&m.outside, source);
         }
     }
 
-    /// A connection of `source` has come, translated to `outside`.
-    pub fn add(&self, source: &Endpoint<A>, outside: &Endpoint<A>, independent: Option<Filtering>, remote: Option<A>) {
+    /// A connection of `source` has come, translated to `outside`; if that is for all remotes, with this
+    /// filtering, and to be kept for so many seconds after the last connection.
+    pub fn add(
+        &self,
+        source: &Endpoint<A>,
+        outside: &Endpoint<A>,
+        independent: Option<(Filtering, u32)>,
+        remote: Option<A>,
+    ) {
+        let hold = independent.map_or(0, |(_, hold)| hold);
+        let independent = independent.map(|(filtering, _)| filtering);
         let mut shard = shard(&self.inside, source);
         let m = shard.entry(*source).or_insert_with(|| {
             self.count.fetch_add(1, Ordering::Relaxed);
-            Mapping { outside: *outside, independent, connections: 0, remotes: HashMap::default() }
+            Mapping { outside: *outside, independent, hold, connections: 0, remotes: HashMap::default() }
         });
         // Another endpoint for all remotes, of a policy that no longer gives the former.
         if m.independent.is_some() && independent.is_some() && m.outside != *outside {
-            self.release(&m.outside, source);
+            self.outside.release(&m.outside, source);
             m.outside = *outside;
         }
         if m.independent.is_none() {
             (m.outside, m.independent) = (*outside, independent);
+        }
+        if independent.is_some() {
+            m.hold = hold;
         }
         m.connections += 1;
         if let Some(r) = remote.filter(|_| m.independent == Some(Filtering::AddressDependent)) {
@@ -147,7 +153,7 @@ impl<A: Address> Mappings<A> {
     }
 
     /// A connection that [`Mappings::add`] was told of has gone.
-    pub fn remove(&self, source: &Endpoint<A>, remote: Option<A>) {
+    pub fn remove(&self, source: &Endpoint<A>, remote: Option<A>, now: Ticks) {
         let mut inside = shard(&self.inside, source);
         let Some(m) = inside.get_mut(source) else { return };
         m.connections -= 1;
@@ -160,8 +166,10 @@ impl<A: Address> Mappings<A> {
             }
         }
         if m.connections == 0 {
-            if m.independent.is_some() {
-                self.release(&m.outside, source);
+            match m.independent {
+                Some(_) if m.hold > 0 => self.outside.keep(&m.outside, source, now.after(m.hold)),
+                Some(_) => self.outside.release(&m.outside, source),
+                None => {}
             }
             inside.remove(source);
             self.count.fetch_sub(1, Ordering::Relaxed);
@@ -173,7 +181,7 @@ impl<A: Address> Mappings<A> {
         if self.is_empty() {
             return None;
         }
-        let source = *shard(&self.outside, outside).get(outside)?;
+        let source = self.outside.owner(outside)?;
         let inside = shard(&self.inside, &source);
         let m = inside.get(&source)?;
         let admitted = match m.independent? {
@@ -190,6 +198,8 @@ mod tests {
     use super::*;
     use crate::packet::V4;
 
+    const NOW: Ticks = Ticks(1);
+
     fn at(address: u32, port: u16) -> Endpoint<V4> {
         Endpoint { address: V4(address), port, proto: 17 }
     }
@@ -203,14 +213,14 @@ mod tests {
         ] {
             let m = Mappings::default();
             let (source, outside) = (at(10, 4000), at(99, 4000));
-            assert!(m.claim(&outside, &source) && !m.claim(&outside, &at(11, 4000)));
-            m.add(&source, &outside, Some(filtering), Some(V4(7)));
+            assert!(m.claim(&outside, &source, NOW) && !m.claim(&outside, &at(11, 4000), NOW));
+            m.add(&source, &outside, Some((filtering, 0)), Some(V4(7)));
             assert_eq!(m.of(&source), Some((outside, Some(filtering))));
             assert_eq!(m.inbound(&outside, V4(8)), stranger.then_some(source));
             assert_eq!(m.inbound(&outside, V4(7)), other_port.then_some(source));
-            m.remove(&source, Some(V4(7)));
+            m.remove(&source, Some(V4(7)), NOW);
             assert!(m.is_empty() && m.inbound(&outside, V4(7)).is_none());
-            assert!(m.claim(&outside, &at(11, 4000)), "the endpoint is free again");
+            assert!(m.claim(&outside, &at(11, 4000), NOW), "the endpoint is free again");
         }
     }
 
@@ -218,13 +228,32 @@ mod tests {
     fn a_claim_without_connection_is_given_up_but_not_one_with() {
         let m = Mappings::default();
         let (source, outside) = (at(10, 4000), at(99, 4000));
-        assert!(m.claim(&outside, &source));
+        assert!(m.claim(&outside, &source, NOW));
         m.unclaim(&outside, &source);
-        assert!(m.claim(&outside, &at(11, 1)));
+        assert!(m.claim(&outside, &at(11, 1), NOW));
         m.unclaim(&outside, &at(11, 1));
-        assert!(m.claim(&outside, &source));
-        m.add(&source, &outside, Some(Filtering::EndpointIndependent), None);
+        assert!(m.claim(&outside, &source, NOW));
+        m.add(&source, &outside, Some((Filtering::EndpointIndependent, 0)), None);
         m.unclaim(&outside, &source);
-        assert!(!m.claim(&outside, &at(11, 1)));
+        assert!(!m.claim(&outside, &at(11, 1), NOW));
+    }
+
+    #[test]
+    fn an_endpoint_is_kept_for_its_source_but_admits_nobody() {
+        let m = Mappings::default();
+        let (source, outside, other) = (at(10, 4000), at(99, 4000), at(11, 1));
+        for now in [Ticks(1), Ticks(500_000)] {
+            // Twice, so that the source takes back what is kept for it.
+            for _ in 0..2 {
+                assert!(m.claim(&outside, &source, now));
+                m.add(&source, &outside, Some((Filtering::EndpointIndependent, 120)), None);
+                assert_eq!(m.inbound(&outside, V4(8)), Some(source));
+                m.remove(&source, None, now);
+            }
+            assert!(m.is_empty() && m.inbound(&outside, V4(8)).is_none());
+            assert!(!m.claim(&outside, &other, now.after(119)));
+            assert!(m.claim(&outside, &other, now.after(120)));
+            m.unclaim(&outside, &other);
+        }
     }
 }

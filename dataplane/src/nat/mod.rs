@@ -2,6 +2,7 @@
 
 mod destination;
 mod mapping;
+mod outside;
 pub mod prefix;
 mod random;
 mod source;

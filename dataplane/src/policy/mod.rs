@@ -79,6 +79,12 @@ pub struct Policy {
 pub struct SourceLimits {
     /// Connections at a time.
     pub connections: u32,
+    /// Of these, TCP connections.
+    pub tcp: u32,
+    /// UDP connections.
+    pub udp: u32,
+    /// ICMP and ICMPv6 queries.
+    pub icmp: u32,
     /// New connections a second, with bursts of as many.
     pub rate: u32,
 }
@@ -191,6 +197,9 @@ pub struct PortChoice {
     /// `Some`: endpoint-independent mapping (RFC 4787 REQ-1), a source has one outside port for all remotes,
     /// with this filtering. `None`: endpoint-dependent mapping and filtering, netfilter's habit.
     pub independent: Option<Filtering>,
+    /// Seconds for which an endpoint-independent mapping's port, except of TCP, is kept from other sources after
+    /// its last connection (RFC 6888 REQ-8).
+    pub hold: u32,
 }
 
 /// Who may send to an endpoint-independent mapping (RFC 4787 section 5).

@@ -43,7 +43,8 @@ pub(super) struct Source<A> {
 pub(super) struct Bound<A> {
     source: Endpoint<A>,
     outside: Endpoint<A>,
-    independent: Option<Filtering>,
+    /// If for all remotes: the filtering, and the seconds that it is kept after its last connection.
+    independent: Option<(Filtering, u32)>,
 }
 
 /// Finds where the connection goes: as announced, by the first rule that matches, or as a mapping says. A
@@ -119,7 +120,7 @@ pub(super) fn source<P: Port, A: Member>(
         None => both_ends.and(to.rule).map(|i| Translator { list: List::DestinationNat, rule: i as u16 }),
     };
     let first = addresses.first().ok_or(DropReason::NatNoAddress)?.0;
-    let shared = &w.shared;
+    let (shared, now) = (&w.shared, w.now);
     let mappings = A::mappings(shared);
     let reserved = w.snapshot.fib.host_ports.filter(|_| w.snapshot.fib.is_local(first));
     let independent = choice.independent.filter(|_| protocol::has_ports(flow.proto) || flow.proto == A::ICMP);
@@ -144,7 +145,7 @@ pub(super) fn source<P: Port, A: Member>(
         }
         (Some(_), _) => nat::source(flow, &range, &mut w.random, |reply| {
             let outside = endpoint(reply);
-            if !mappings.claim(&outside, &at) {
+            if !mappings.claim(&outside, &at, now) {
                 return false;
             }
             let ok = free(reply);
@@ -162,6 +163,9 @@ pub(super) fn source<P: Port, A: Member>(
     };
     let outside = endpoint(&reply);
     let moved = outside.port != flow.tuple.sport && to.announced.is_none();
+    // TCP is tracked to its end: RFC 6888 REQ-8a.
+    let hold = if flow.proto == protocol::TCP { 0 } else { choice.hold };
+    let independent = independent.map(|filtering| (filtering, hold));
     let mapping = (independent.is_some() || moved).then_some(Bound { source: at, outside, independent });
     Ok(Source { reply, mapping, by })
 }

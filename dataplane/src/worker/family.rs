@@ -213,17 +213,17 @@ impl<A: Member> Family<A> {
     fn release_held<P: Port>(&mut self, w: &mut Core<P>, slot: u32, c: &Connection<A>) {
         if c.status.contains(Status::MAPPED) {
             let source = Endpoint { address: c.original.src, port: c.original.sport, proto: c.proto };
-            A::mappings(&w.shared).remove(&source, Some(c.reply.src));
+            A::mappings(&w.shared).remove(&source, Some(c.reply.src), w.now);
         }
         if c.status.contains(Status::MAPPED_INBOUND) {
             let source = Endpoint { address: c.reply.src, port: c.reply.sport, proto: c.proto };
-            A::mappings(&w.shared).remove(&source, None);
+            A::mappings(&w.shared).remove(&source, None, w.now);
         }
         if c.status.contains(Status::HOST) {
             host::end(w, c);
         }
         if c.status.contains(Status::COUNTED) {
-            self.sources.release(c.original.src);
+            self.sources.release(c.original.src, c.proto);
         }
         if c.status.contains(Status::HELPER) {
             self.extensions.remove(&slot);

@@ -171,7 +171,7 @@ fn reserve<P: Port, A: Member>(
 ) -> Result<(), DropReason> {
     let limits = w.snapshot.policy.limits;
     if limits != Default::default() {
-        t.sources.admit(c.original.src, &limits, w.now)?;
+        t.sources.admit(c.original.src, c.proto, &limits, w.now)?;
         c.status.insert(Status::COUNTED);
     }
     let room =
@@ -181,7 +181,7 @@ fn reserve<P: Port, A: Member>(
         return Ok(());
     }
     if c.status.contains(Status::COUNTED) {
-        t.sources.release(c.original.src);
+        t.sources.release(c.original.src, c.proto);
     }
     if room {
         w.release_connection();
@@ -192,7 +192,7 @@ fn reserve<P: Port, A: Member>(
 
 fn unreserve<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, c: &Connection<A>, hash: u64) {
     if c.status.contains(Status::COUNTED) {
-        t.sources.release(c.original.src);
+        t.sources.release(c.original.src, c.proto);
     }
     w.shared.directory.release(hash, w.id);
     w.release_connection();

@@ -5,7 +5,7 @@ import errno
 import socket
 
 from lab.policy import *
-from lab.programs import udp_ask, udp_socket
+from lab.programs import tcp_ask, udp_ask, udp_socket
 from runner import test
 
 IP_RECVERR = 11
@@ -31,7 +31,8 @@ def outcomes(lab, count):
 
 
 @test(start=False, kernel=False, rows=(
-    ('connections', 'connections_per_source', 5), ('rate', 'new_per_second_per_source', 2)))
+    ('connections', 'connections_per_source', 5, 'connections'), ('udp', 'udp_per_source', 5, 'connections'),
+    ('rate', 'new_per_second_per_source', 2, 'rate')))
 def of_a_source(lab, row):
     """A client beyond its limit is refused, told and counted; others are not concerned."""
     policy = base(1)
@@ -40,10 +41,12 @@ def of_a_source(lab, row):
     lab.serve(lab.server)
     seen = outcomes(lab, 15)
     assert udp_ask(lab.client2, SERVER)[0] == WAN
+    if row[0] == 'udp':
+        assert tcp_ask(lab.client, SERVER)[0] == WAN, 'the limit of UDP holds for TCP'
     refused = seen.count('EHOSTUNREACH')
     # Time passes: the rate may admit some more.
-    assert seen[:row[2]] == [WAN] * row[2] and (refused == 10 or row[0] == 'rate' and refused >= 5), seen
-    assert lab.gateway.dropped('source_' + row[0]) == refused
+    assert seen[:row[2]] == [WAN] * row[2] and (refused == 10 or row[3] == 'rate' and refused >= 5), seen
+    assert lab.gateway.dropped('source_' + row[3]) == refused
 
 
 @test(rows=(('makes_room', True), ('refuses', False)), start=False, kernel=False)

@@ -4,7 +4,7 @@ import contextlib
 import socket
 
 from lab.policy import *
-from lab.programs import Conversation, ping, silent, tcp_ask, udp_ask, udp_socket
+from lab.programs import Conversation, ping, silent, tcp_ask, udp_ask, udp_socket, wait_for
 from runner import test
 
 BOTH = (1, 2)
@@ -128,6 +128,25 @@ def hairpin_by_mapping(lab, row):
             assert b.recvfrom(100) == (b'across', at_a)
             b.sendto(b'back', at_a)
             assert a.recvfrom(100) == (b'back', at_b)
+
+
+@test(start=False, kernel=False)
+def ports_on_hold(lab):
+    """A port outside that its client has left is kept from others for a while, but not from that client."""
+    policy = independent(1, ports='40000-40000', hold='4s')
+    policy['conntrack'] = {'timeouts': {'udp': '1s', 'udp_stream': '1s'}}
+    lab.gateway.start(policy)
+    lab.serve(lab.server)
+    with udp_socket(lab.client, (CLIENT, 5000)) as a, udp_socket(lab.client2, (CLIENT2, 5000)) as b:
+        def gone():
+            return not lab.gateway.conntrack('--proto', 'udp')
+        assert ask(a, SERVER) == (WAN, 40000)
+        wait_for(gone, 'the connection expires', 5)
+        assert silent(udp_ask, lab.client2, SERVER, sock=b, tries=1, wait=0.3)
+        assert lab.gateway.dropped('nat_exhausted') == 1
+        assert ask(a, SERVER) == (WAN, 40000), 'its own client has it again'
+        wait_for(gone, 'the connection expires', 5)
+        wait_for(lambda: not silent(udp_ask, lab.client2, SERVER, sock=b, tries=1, wait=0.3), 'the port is free', 10)
 
 
 @test(start=False, kernel=False)

@@ -4,6 +4,7 @@ mod ask;
 mod interface;
 mod limiter;
 mod matcher;
+mod ranks;
 mod rule;
 mod set;
 mod succession;

@@ -4,9 +4,9 @@ use dataplane::conntrack::{TcpSettings, Timeouts};
 use dataplane::helper::HelperKind;
 use dataplane::policy::SourceLimits;
 
+use crate::lists::single_port;
 use crate::read::{Fields, Keys, boolean, choice, items, number};
 use crate::report::Report;
-use crate::sets::single_port;
 use crate::timeouts::timeouts;
 use crate::yaml::{Node, Value};
 

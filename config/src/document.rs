@@ -79,7 +79,8 @@ pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>, beside: Besi
         interfaces = running::in_order(interfaces, r);
         names.interfaces = interfaces.iter().map(|i| i.name.clone()).collect();
     }
-    names.sets = sets(report, fields.get("sets"), &names);
+    let (by_name, sets) = sets(report, fields.get("sets"), &names);
+    names.sets = by_name;
     let conntrack = conntrack(report, fields.get("conntrack"));
     let workers = settings::workers(report, fields.get("workers"));
     let io = settings::io(report, fields.get("io"));
@@ -105,6 +106,7 @@ pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>, beside: Besi
         policy: Policy {
             zones: names.zones,
             interfaces,
+            sets,
             rules: plain(rules),
             default,
             destination_nat: plain(destination),
@@ -126,6 +128,7 @@ pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>, beside: Besi
         io,
         control,
         reload,
+        files: report.files(),
     };
     if let Beside::Replacing(r) = beside
         && report.errors() == 0

@@ -14,8 +14,10 @@ mod diagnostic;
 mod difference;
 mod document;
 pub mod duration;
+mod files;
 mod forward;
 mod icmp;
+mod lists;
 mod mark;
 mod matching;
 mod names;
@@ -42,7 +44,7 @@ pub use running::{Fixed, fixed};
 pub use settings::{Control, Io, IoMode, OnFailure, Poll, Reload, Workers};
 pub use written::Written;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use report::Report;
 
@@ -59,6 +61,8 @@ pub struct Config {
     pub control: Control,
     /// What a reload does.
     pub reload: Reload,
+    /// Files beside the policy's own that were read.
+    pub files: Vec<PathBuf>,
 }
 
 /// A policy without errors.
@@ -81,12 +85,13 @@ pub struct Running<'a> {
     pub max_connections: u32,
 }
 
-/// Reads, checks and compiles a policy; `name` is the file's name in diagnostics.
+/// Reads, checks and compiles a policy; `name` is the file's name in diagnostics, and files that the policy
+/// names are relative to it.
 ///
 /// # Errors
 /// All faults that were found, errors and warnings.
 pub fn parse(name: &str, text: &str) -> Result<Checked, Diagnostics> {
-    read(name, text, Beside::Nothing)
+    read(name, text, files::from_disk, Beside::Nothing)
 }
 
 /// Reads, checks and compiles a policy that is to replace the one in force. Its interfaces are in the order
@@ -95,11 +100,11 @@ pub fn parse(name: &str, text: &str) -> Result<Checked, Diagnostics> {
 /// # Errors
 /// As [`parse`]; also when it changes what only a restart can change.
 pub fn parse_to_replace(name: &str, text: &str, running: &Running<'_>) -> Result<Checked, Diagnostics> {
-    read(name, text, Beside::Replacing(running))
+    read(name, text, files::from_disk, Beside::Replacing(running))
 }
 
-fn read(name: &str, text: &str, beside: Beside<'_>) -> Result<Checked, Diagnostics> {
-    let mut report = Report::new(name, text);
+fn read(name: &str, text: &str, load: files::Load, beside: Beside<'_>) -> Result<Checked, Diagnostics> {
+    let mut report = Report::new(name, text, load);
     let root = yaml::read(&mut report);
     let config = root.as_ref().and_then(|root| document::compile(&mut report, root, beside));
     let (config, warnings) = report.finish(config)?;
@@ -132,7 +137,7 @@ pub fn load_to_replace(path: &Path, running: &Running<'_>) -> Result<Checked, Di
 /// As [`load`].
 pub fn load_beside(path: &Path, running: &Running<'_>) -> Result<Checked, Diagnostics> {
     let (name, text) = read_file(path)?;
-    read(&name, &text, Beside::Comparing(running))
+    read(&name, &text, files::from_disk, Beside::Comparing(running))
 }
 
 /// What a policy is read for.
@@ -149,15 +154,10 @@ enum Beside<'a> {
 /// The file's name for diagnostics, and its text.
 fn read_file(path: &Path) -> Result<(String, String), Diagnostics> {
     let name = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|e| unreadable(&name, format!("cannot read the policy: {e}")))?;
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok((name, text)),
-        Err(e) => {
-            let good = e.utf8_error().valid_up_to();
-            let line = e.as_bytes()[..good].iter().filter(|b| **b == b'\n').count() + 1;
-            Err(unreadable(&name, format!("the policy is not UTF-8: byte {} in line {line}", good + 1)))
-        }
-    }
+    // A pipe will do.
+    let bytes = std::fs::read(path).map_err(|e| e.to_string());
+    let text = bytes.and_then(files::utf8).map_err(|e| unreadable(&name, format!("cannot read the policy: {e}")))?;
+    Ok((name, text))
 }
 
 fn unreadable(file: &str, message: String) -> Diagnostics {
@@ -181,7 +181,7 @@ fn unreadable(file: &str, message: String) -> Diagnostics {
 /// When one of these does not hold.
 pub fn fuzz(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let found = match parse("fuzz", text) {
+    let found = match read("fuzz", text, files::none, Beside::Nothing) {
         Ok(checked) => {
             assert!(checked.warnings.iter().all(|d| d.severity == Severity::Warning));
             checked.warnings

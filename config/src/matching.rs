@@ -6,12 +6,12 @@ use dataplane::packet::protocol::{self, has_ports};
 use dataplane::policy::{AddressSet, Family, IcmpTypes, Match, States, TcpFlags};
 
 use crate::icmp;
+use crate::lists::{addresses, ports};
 use crate::mark;
 use crate::names::{Names, zones};
 use crate::protocol as protocols;
 use crate::read::{Fields, Keys, choice, scalar, some_items};
 use crate::report::{Report, Span};
-use crate::sets::{addresses, ports};
 use crate::yaml::{Node, Value};
 
 /// The list a rule stands in; it decides which facts are known when the rule is asked.

@@ -1,11 +1,13 @@
 //! Collects faults while a policy is read, and turns byte offsets into lines and columns.
 
 use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dataplane::policy::Place;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
+use crate::files::Load;
 use crate::suggest::nearest;
 
 /// Errors kept, and warnings; the rest is only counted.
@@ -18,35 +20,107 @@ pub(crate) struct Span {
     pub(crate) start: u32,
     /// Bytes; 0 where YAML marks a place only.
     pub(crate) len: u32,
+    /// Which text: 0 is the policy, others are files that it names.
+    pub(crate) source: u16,
+}
+
+/// The most files a policy can name.
+const MAX_FILES: usize = 1000;
+
+/// One of the texts.
+struct Source<'t> {
+    name: Arc<str>,
+    text: Text<'t>,
+    lines: OnceCell<Vec<u32>>,
+}
+
+enum Text<'t> {
+    Policy(&'t str),
+    File(Arc<str>),
+}
+
+impl Source<'_> {
+    fn text(&self) -> &str {
+        match &self.text {
+            Text::Policy(t) => t,
+            Text::File(t) => t,
+        }
+    }
+
+    /// Where each line begins.
+    fn starts(&self) -> &[u32] {
+        self.lines.get_or_init(|| {
+            let after = self.text().bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(i, _)| i as u32 + 1);
+            std::iter::once(0).chain(after).collect()
+        })
+    }
+
+    fn line(&self, line: u32) -> &str {
+        let starts = self.starts();
+        let begin = starts[line as usize - 1] as usize;
+        let end = starts.get(line as usize).map_or(self.text().len(), |e| *e as usize);
+        self.text()[begin..end].trim_end_matches(['\r', '\n'])
+    }
+
+    /// Line and column of a byte, counted from 1.
+    fn position(&self, offset: u32) -> (u32, u32) {
+        let starts = self.starts();
+        let line = starts.partition_point(|s| *s <= offset);
+        let before = self.text().get(starts[line - 1] as usize..offset as usize).unwrap_or("");
+        // A byte order mark is no column of its own.
+        let column = before.trim_start_matches('\u{feff}').chars().count();
+        (line as u32, column as u32 + 1)
+    }
 }
 
 /// The text of a policy and the faults found in it so far.
 pub(crate) struct Report<'t> {
-    file: Arc<str>,
     text: &'t str,
-    lines: OnceCell<Vec<u32>>,
-    diagnostics: Vec<Diagnostic>,
+    sources: Vec<Source<'t>>,
+    load: Load,
+    /// With the number of the text each is in.
+    diagnostics: Vec<(u16, Diagnostic)>,
     omitted: usize,
     errors: usize,
     warnings: usize,
 }
 
 impl<'t> Report<'t> {
-    pub(crate) fn new(file: &str, text: &'t str) -> Self {
-        Report {
-            file: file.into(),
-            text,
-            lines: OnceCell::new(),
-            diagnostics: Vec::new(),
-            omitted: 0,
-            errors: 0,
-            warnings: 0,
-        }
+    pub(crate) fn new(file: &str, text: &'t str, load: Load) -> Self {
+        let policy = Source { name: file.into(), text: Text::Policy(text), lines: OnceCell::new() };
+        Report { text, sources: vec![policy], load, diagnostics: Vec::new(), omitted: 0, errors: 0, warnings: 0 }
     }
 
     /// The text of the policy.
     pub(crate) fn text(&self) -> &'t str {
         self.text
+    }
+
+    /// Reads a file that is named at `at`, relative to the policy's own. Its text, and the number that places in
+    /// it have.
+    pub(crate) fn open(&mut self, at: Span, name: &str) -> Option<(u16, Arc<str>)> {
+        let directory = Path::new(&*self.sources[0].name).parent().unwrap_or(Path::new(""));
+        let path = directory.join(name);
+        let read = match self.sources.len() > MAX_FILES {
+            true => Err(format!("a policy can name at most {MAX_FILES} files")),
+            false => (self.load)(&path),
+        };
+        let text: Arc<str> = match read {
+            Ok(text) => text.into(),
+            Err(e) => {
+                self.error(at, format!("cannot read `{}`: {e}", short(&path.to_string_lossy())));
+                return None;
+            }
+        };
+        let number = self.sources.len() as u16;
+        let name = path.to_string_lossy().into();
+        self.sources.push(Source { name, text: Text::File(text.clone()), lines: OnceCell::new() });
+        Some((number, text))
+    }
+
+    /// The files that were read beside the policy.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        self.sources[1..].iter().map(|s| PathBuf::from(&*s.name)).collect()
     }
 
     /// Errors so far; warnings do not count.
@@ -99,76 +173,56 @@ impl<'t> Report<'t> {
             self.omitted += 1;
             return;
         }
-        let (line, column) = self.position(at.start);
-        let source = self.line(line);
-        let begin = self.starts()[line as usize - 1] as usize;
+        let file = &self.sources[usize::from(at.source)];
+        let (line, column) = file.position(at.start);
+        let source = file.line(line);
+        let begin = file.starts()[line as usize - 1] as usize;
         let from = (at.start as usize - begin).min(source.len());
         let to = (from + at.len as usize).min(source.len());
         let length = source.get(from..to).map_or(1, |s| s.trim_end().chars().count()).max(1);
-        self.diagnostics.push(Diagnostic {
+        let diagnostic = Diagnostic {
             severity,
-            file: self.file.to_string(),
+            file: file.name.to_string(),
             line,
             column,
             length: length as u32,
             message,
             help,
             source_line: Some(source.to_owned()),
-        });
-    }
-
-    fn starts(&self) -> &[u32] {
-        self.lines.get_or_init(|| {
-            let after = self.text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(i, _)| i as u32 + 1);
-            std::iter::once(0).chain(after).collect()
-        })
-    }
-
-    fn line(&self, line: u32) -> &'t str {
-        let starts = self.starts();
-        let begin = starts[line as usize - 1] as usize;
-        let end = starts.get(line as usize).map_or(self.text.len(), |e| *e as usize);
-        self.text[begin..end].trim_end_matches(['\r', '\n'])
+        };
+        self.diagnostics.push((at.source, diagnostic));
     }
 
     /// Line of a byte offset, counted from 1.
     pub(crate) fn line_of(&self, at: Span) -> u32 {
-        self.position(at.start).0
+        self.sources[usize::from(at.source)].position(at.start).0
     }
 
     /// Where `at` is, for the compiled policy.
     pub(crate) fn place_of(&self, at: Span) -> Place {
-        Place { file: self.file.clone(), line: self.line_of(at) }
-    }
-
-    fn position(&self, offset: u32) -> (u32, u32) {
-        let starts = self.starts();
-        let line = starts.partition_point(|s| *s <= offset);
-        let before = self.text.get(starts[line - 1] as usize..offset as usize).unwrap_or("");
-        // A byte order mark is no column of its own.
-        let column = before.trim_start_matches('\u{feff}').chars().count();
-        (line as u32, column as u32 + 1)
+        Place { file: self.sources[usize::from(at.source)].name.clone(), line: self.line_of(at) }
     }
 
     /// The place of a line and column, both counted from 1; the end of the text when there is no such place.
     pub(crate) fn place(&self, line: u64, column: u64) -> Span {
-        let starts = self.starts();
+        let starts = self.sources[0].starts();
         let index = usize::try_from(line.saturating_sub(1)).unwrap_or(usize::MAX);
         let Some(begin) = starts.get(index) else {
-            return Span { start: self.text.len() as u32, len: 0 };
+            return Span { start: self.text.len() as u32, ..Span::default() };
         };
         let rest = &self.text[*begin as usize..];
         let skip = usize::try_from(column.saturating_sub(1)).unwrap_or(usize::MAX);
         let bytes = rest.char_indices().nth(skip).map_or(rest.len(), |(i, _)| i);
-        Span { start: begin + bytes as u32, len: 1 }
+        Span { start: begin + bytes as u32, len: 1, source: 0 }
     }
 
     /// Ends the reading: the value when there was no error, with the warnings; else all faults.
     pub(crate) fn finish<T>(mut self, value: Option<T>) -> Result<(T, Vec<Diagnostic>), Diagnostics> {
-        self.diagnostics.sort_by_key(|d| (d.line, d.column));
+        self.diagnostics.sort_by_key(|(source, d)| (*source, d.line, d.column));
+        let diagnostics = self.diagnostics.into_iter().map(|(_, d)| d).collect();
         match value {
-            Some(v) if self.errors == 0 => Ok((v, self.diagnostics)),
-            _ => Err(Diagnostics { diagnostics: self.diagnostics, omitted: self.omitted }),
+            Some(v) if self.errors == 0 => Ok((v, diagnostics)),
+            _ => Err(Diagnostics { diagnostics, omitted: self.omitted }),
         }
     }
 }

@@ -1,16 +1,14 @@
-//! Named sets, and the lists of addresses and ports that rules match.
+//! `sets`: named lists of addresses or of ports, in the policy and in files.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use dataplane::packet::Address;
-use dataplane::policy::{AddressSet, PortSet};
+use dataplane::policy::{AddressSet, InterfaceId, Members, NamedSet, PortSet};
 
-use crate::address::AddressRange;
-use crate::names::{Names, addresses_of, identifier, is_identifier};
-use crate::port;
-use crate::read::{items, looks_like_v6, scalar, some_items};
-use crate::report::{Report, short};
+use crate::lists::{address, port_range};
+use crate::names::{Names, addresses_of, identifier};
+use crate::read::{Fields, Keys, items, looks_like_v6, scalar};
+use crate::report::{Report, Span};
 use crate::yaml::{Node, Value};
 
 /// A named set.
@@ -27,16 +25,16 @@ pub(crate) enum Set {
 pub(crate) type Sets = HashMap<String, Set>;
 
 /// Reads `sets`.
-pub(crate) fn sets<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>, names: &Names) -> Sets {
-    let mut out = Sets::new();
-    let Some(node) = node else { return out };
+pub(crate) fn sets<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>, names: &Names) -> (Sets, Vec<NamedSet>) {
+    let (mut out, mut named) = (Sets::new(), Vec::new());
+    let Some(node) = node else { return (out, named) };
     let Value::Map(entries) = &node.value else {
         report.error_help(
             node.at,
             format!("`sets` must be a map, not {}", crate::read::kind(node)),
             "write `sets: { offices: [10.10.0.0/24] }`",
         );
-        return out;
+        return (out, named);
     };
     for (key, value) in entries {
         if let Some(name) = identifier(report, key, "the name of a set") {
@@ -45,197 +43,130 @@ pub(crate) fn sets<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>, names: 
                 let help = "rules that use it alone match nothing until it has entries";
                 report.warning(key.at, format!("the set `{name}` is empty"), help);
             }
+            let members = match &set {
+                Set::Addresses(a) => Some(Members::Addresses(a.clone())),
+                Set::Ports(p) => Some(Members::Ports(p.clone())),
+                Set::Empty | Set::Broken => None,
+            };
+            let place = report.place_of(key.at);
+            named.extend(members.map(|members| NamedSet { name: name.to_owned(), place, members }));
             out.insert(name.to_owned(), set);
         }
     }
-    out
+    (out, named)
+}
+
+const SET: Keys = Keys {
+    known: &["file", "entries"],
+    foreign: &[
+        ("files", "did you mean `file`? It may be a list"),
+        ("path", "did you mean `file`?"),
+        ("elements", "did you mean `entries`?"),
+        ("interface", "write `[{ address: wan }]`"),
+    ],
+};
+
+/// What a set has so far.
+#[derive(Default)]
+struct Entries {
+    addresses: Vec<(IpAddr, IpAddr)>,
+    interfaces: Vec<InterfaceId>,
+    ports: Vec<(u16, u16)>,
+    /// That it has both has been said.
+    mixed: bool,
+}
+
+impl Entries {
+    /// Takes a list, or a map with a file and a list.
+    fn read<'t>(&mut self, report: &mut Report<'t>, name: &str, node: &Node<'t>, names: &Names) {
+        match &node.value {
+            Value::Null => {}
+            Value::Map(entries) if !looks_like_v6(entries) && !is_address(entries) => {
+                let Some(fields) = Fields::of(report, node, "a set", &SET) else { return };
+                if fields.get("file").is_none() && fields.get("entries").is_none() {
+                    report.error(fields.at, "a set of a map needs `file` or `entries`");
+                }
+                for file in fields.get("file").map_or(&[][..], items) {
+                    self.file(report, name, file);
+                }
+                for item in fields.get("entries").map_or(&[][..], items) {
+                    self.item(report, name, item, names);
+                }
+            }
+            _ => items(node).iter().for_each(|item| self.item(report, name, item, names)),
+        }
+    }
+
+    fn item<'t>(&mut self, report: &mut Report<'t>, name: &str, item: &Node<'t>, names: &Names) {
+        match &item.value {
+            Value::Map(entries) if !looks_like_v6(entries) => {
+                self.interfaces.extend(addresses_of(report, item, names));
+                self.unmixed(report, name, item.at);
+            }
+            _ => {
+                let Some(text) = scalar(report, item, "an address or a port") else { return };
+                self.entry(report, name, item.at, text);
+            }
+        }
+    }
+
+    /// A file with an entry a line. What follows `#` or `;` is a comment.
+    fn file<'t>(&mut self, report: &mut Report<'t>, name: &str, node: &Node<'t>) {
+        let Some(path) = scalar(report, node, "the name of a file") else { return };
+        let Some((source, text)) = report.open(node.at, path) else { return };
+        let mut start = 0;
+        for line in text.split_inclusive('\n') {
+            let entry = line
+                .split(['#', ';'])
+                .next()
+                .unwrap_or("")
+                .trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+            if !entry.is_empty() {
+                let indent = entry.as_ptr() as usize - line.as_ptr() as usize;
+                let at = Span { start: (start + indent) as u32, len: entry.len() as u32, source };
+                self.entry(report, name, at, entry);
+            }
+            start += line.len();
+        }
+    }
+
+    fn entry(&mut self, report: &mut Report<'_>, name: &str, at: Span, text: &str) {
+        // An address has a dot or a colon, a port has neither.
+        if text.contains(['.', ':']) || !text.starts_with(|c: char| c.is_ascii_digit()) {
+            self.addresses.extend(address(report, at, text));
+        } else {
+            self.ports.extend(port_range(report, at, text));
+        }
+        self.unmixed(report, name, at);
+    }
+
+    /// Refuses a set that has addresses and ports.
+    fn unmixed(&mut self, report: &mut Report<'_>, name: &str, at: Span) {
+        let has_addresses = !self.addresses.is_empty() || !self.interfaces.is_empty();
+        if has_addresses && !self.ports.is_empty() && !self.mixed {
+            report.error_help(at, format!("the set `{name}` mixes addresses and ports"), "make two sets of it");
+            self.mixed = true;
+        }
+    }
+}
+
+/// Whether a map stands for an interface's addresses.
+fn is_address(entries: &[(Node<'_>, Node<'_>)]) -> bool {
+    entries.iter().any(|(key, _)| matches!(&key.value, Value::Text(t) if t == "address"))
 }
 
 fn one<'t>(report: &mut Report<'t>, name: &str, node: &Node<'t>, names: &Names) -> Set {
     let before = report.errors();
-    let mut addresses = Vec::new();
-    let mut ports = Vec::new();
-    let entries = if matches!(node.value, Value::Null) { &[] } else { items(node) };
-    let mut interfaces = Vec::new();
-    for item in entries {
-        if let Value::Map(entries) = &item.value
-            && !looks_like_v6(entries)
-        {
-            interfaces.extend(addresses_of(report, item, names));
-            continue;
-        }
-        let Some(text) = scalar(report, item, "an address or a port") else { continue };
-        // An address has a dot or a colon, a port has neither.
-        if text.contains(['.', ':']) || !text.starts_with(|c: char| c.is_ascii_digit()) {
-            addresses.extend(address(report, item, text));
-        } else {
-            ports.extend(port_range(report, item, text));
-        }
-        if !(addresses.is_empty() && interfaces.is_empty()) && !ports.is_empty() {
-            let help = "make two sets of it";
-            report.error_help(item.at, format!("the set `{name}` mixes addresses and ports"), help);
-            break;
-        }
-    }
+    let mut entries = Entries::default();
+    entries.read(report, name, node, names);
+    let Entries { addresses, interfaces, ports, .. } = entries;
     if report.errors() > before {
         Set::Broken
     } else if !ports.is_empty() {
         Set::Ports(PortSet::new(ports))
-    } else if !(addresses.is_empty() && interfaces.is_empty()) {
-        Set::Addresses(AddressSet::new(addresses).with_interfaces(interfaces))
-    } else {
+    } else if addresses.is_empty() && interfaces.is_empty() {
         Set::Empty
+    } else {
+        Set::Addresses(AddressSet::new(addresses).with_interfaces(interfaces))
     }
-}
-
-/// The addresses a rule names: literals, sets, or a list that mixes them.
-pub(crate) fn addresses<'t>(report: &mut Report<'t>, node: &Node<'t>, names: &Names, key: &str) -> Option<AddressSet> {
-    let sets = &names.sets;
-    let help = "leave the key out to match every address";
-    let list = some_items(report, node, &format!("`{key}`"), help)?;
-    let mut ranges = Vec::new();
-    let mut interfaces = Vec::new();
-    for item in list {
-        if let Value::Map(entries) = &item.value
-            && !looks_like_v6(entries)
-        {
-            interfaces.extend(addresses_of(report, item, names));
-            continue;
-        }
-        let Some(text) = scalar(report, item, "an address or the name of a set") else { continue };
-        if !is_identifier(text) {
-            ranges.extend(address(report, item, text));
-            continue;
-        }
-        match sets.get(text) {
-            // The one set alone is shared, not copied: many rules may use a large one.
-            Some(Set::Addresses(set)) if list.len() == 1 => return Some(set.clone()),
-            Some(Set::Addresses(set)) => {
-                ranges.extend(ranges_of(set));
-                interfaces.extend_from_slice(set.interfaces());
-            }
-            Some(Set::Empty | Set::Broken) => {}
-            Some(Set::Ports(_)) => {
-                report.error(item.at, format!("`{text}` is a set of ports: `{key}` wants addresses"));
-            }
-            None => report.unknown(item.at, "set", text, of_kind(sets, |s| matches!(s, Set::Addresses(_)))),
-        }
-    }
-    Some(AddressSet::new(ranges).with_interfaces(interfaces))
-}
-
-/// The ports a rule names: literals, sets, or a list that mixes them.
-pub(crate) fn ports<'t>(report: &mut Report<'t>, node: &Node<'t>, sets: &Sets, key: &str) -> Option<PortSet> {
-    let help = "leave the key out to match every port";
-    let list = some_items(report, node, &format!("`{key}`"), help)?;
-    let mut ranges = Vec::new();
-    for item in list {
-        let Some(text) = scalar(report, item, "a port or the name of a set") else { continue };
-        if !is_identifier(text) {
-            ranges.extend(port_range(report, item, text));
-            continue;
-        }
-        match sets.get(text) {
-            Some(Set::Ports(set)) => ranges.extend_from_slice(set.ranges()),
-            Some(Set::Empty | Set::Broken) => {}
-            Some(Set::Addresses(_)) => {
-                report.error(item.at, format!("`{text}` is a set of addresses: `{key}` wants ports"));
-            }
-            None => match port::service(text) {
-                Some(n) => {
-                    let help = format!("ports are numbers: write {n}");
-                    report.error_help(item.at, format!("unknown set `{text}`"), help);
-                }
-                None => report.unknown(item.at, "set", text, of_kind(sets, |s| matches!(s, Set::Ports(_)))),
-            },
-        }
-    }
-    Some(PortSet::new(ranges))
-}
-
-fn of_kind(sets: &Sets, kind: fn(&Set) -> bool) -> Vec<&str> {
-    let mut names: Vec<&str> = sets.iter().filter(|(_, s)| kind(s)).map(|(n, _)| n.as_str()).collect();
-    names.sort_unstable();
-    names
-}
-
-/// Addresses without names of sets, as a pool has them.
-pub(crate) fn literal_addresses<'t>(report: &mut Report<'t>, list: &[Node<'t>]) -> Vec<(IpAddr, IpAddr)> {
-    let mut ranges = Vec::new();
-    for item in list {
-        if let Some(text) = scalar(report, item, "an address") {
-            ranges.extend(address(report, item, text));
-        }
-    }
-    ranges
-}
-
-fn address<'t>(report: &mut Report<'t>, node: &Node<'t>, text: &str) -> Option<(IpAddr, IpAddr)> {
-    match text.parse::<AddressRange>() {
-        Ok(r) => Some((r.first(), r.last())),
-        Err(e) => {
-            report.refuse(node.at, &e, e.help());
-            None
-        }
-    }
-}
-
-/// One port or range of ports.
-pub(crate) fn port_range<'t>(report: &mut Report<'t>, node: &Node<'t>, text: &str) -> Option<(u16, u16)> {
-    match port::parse(text) {
-        Ok(r) => Some(r),
-        Err(e) => {
-            report.refuse(node.at, &e, e.help());
-            None
-        }
-    }
-}
-
-/// One port, not 0 and not a range.
-pub(crate) fn single_port<'t>(report: &mut Report<'t>, node: &Node<'t>, what: &str) -> Option<u16> {
-    let text = scalar(report, node, what)?;
-    match port_range(report, node, text)? {
-        (0, _) => report.error(node.at, format!("{what} cannot be 0")),
-        (first, last) if first != last => {
-            report.error_help(node.at, format!("{what} must be one port"), format!("write {first}"));
-        }
-        (port, _) => return Some(port),
-    }
-    None
-}
-
-/// One address, not a prefix or range, that a packet can be sent to.
-pub(crate) fn single_address<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<IpAddr> {
-    let text = scalar(report, node, "an address")?;
-    let parsed = text.parse::<IpAddr>();
-    match parsed {
-        Ok(a) if sendable(a) => return Some(a),
-        Ok(a) => report.error(node.at, format!("`{a}` is not an address packets can be forwarded to")),
-        Err(_) if text.parse::<AddressRange>().is_ok() => {
-            report.error_help(node.at, format!("`{text}` is more than one address"), "list the addresses one by one");
-        }
-        Err(_) if text.parse::<std::net::SocketAddr>().is_ok() => report.error_help(
-            node.at,
-            format!("`{text}` is an address with a port"),
-            "write the port as a key of its own, `port`",
-        ),
-        Err(_) => report.error_help(
-            node.at,
-            format!("`{}` is not an address", short(text)),
-            "write an IPv4 or IPv6 address; names of hosts are not looked up",
-        ),
-    }
-    None
-}
-
-/// Whether an address can be a destination or source of forwarded packets.
-pub(crate) fn sendable(a: IpAddr) -> bool {
-    let broadcast = matches!(a, IpAddr::V4(v4) if v4.is_broadcast());
-    !(a.is_unspecified() || a.is_multicast() || a.is_loopback() || broadcast)
-}
-
-/// The ranges of both families.
-pub(crate) fn ranges_of(set: &AddressSet) -> impl Iterator<Item = (IpAddr, IpAddr)> {
-    let v4 = set.ranges_v4().iter().map(|(a, b)| (a.ip(), b.ip()));
-    v4.chain(set.ranges_v6().iter().map(|(a, b)| (a.ip(), b.ip())))
 }

@@ -100,7 +100,10 @@ impl<'de: 't, 't> Deserialize<'de> for Node<'t> {
         let s = Spanned::<Value<'t>>::deserialize(d)?;
         let span = s.defined.span();
         let number = |n: Option<u64>| n.and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
-        Ok(Node { at: Span { start: number(span.byte_offset()), len: number(span.byte_len()) }, value: s.value })
+        Ok(Node {
+            at: Span { start: number(span.byte_offset()), len: number(span.byte_len()), source: 0 },
+            value: s.value,
+        })
     }
 }
 

@@ -372,6 +372,41 @@ policy:
 }
 
 #[test]
+fn sets_from_files() {
+    let c = config(
+        "sets:
+  bad: { file: tests/lists/networks.txt, entries: [10.9.0.1, { address: wan }] }
+  web: { file: [tests/lists/ports.txt, ./tests/lists/empty.txt], entries: 8443 }
+  own: { address: [lan, wan] }
+policy:
+  rules:
+    - { name: a, match: { source: bad, destination: own, port: web }, action: drop }
+",
+    );
+    let m = &c.policy.rules[0].matcher;
+    for (address, expected) in [
+        ("192.0.2.77", true),
+        ("198.51.100.7", true),
+        ("198.51.100.8", false),
+        ("203.0.113.9", true),
+        ("2001:db8:5::1", true),
+        ("10.9.0.1", true),
+        ("10.9.0.2", false),
+    ] {
+        assert_eq!(contains(&m.source, address), expected, "{address}");
+    }
+    assert_eq!(m.source.as_ref().expect("a condition").interfaces(), [1]);
+    assert_eq!(m.destination.as_ref().expect("a condition").interfaces(), [0, 1]);
+    let web = [(80, 80), (443, 443), (8000, 8080), (8443, 8443)];
+    assert_eq!(m.destination_port.as_ref().expect("a condition").ranges(), web);
+    let files: Vec<&str> = c.files.iter().filter_map(|f| f.to_str()).collect();
+    assert_eq!(files, ["tests/lists/networks.txt", "tests/lists/ports.txt", "./tests/lists/empty.txt"]);
+    let sets: Vec<(&str, String, usize)> =
+        c.policy.sets.iter().map(|s| (s.name.as_str(), s.place.to_string(), s.members.len())).collect();
+    assert_eq!(sets, [("bad", "p.yaml:7".into(), 6), ("web", "p.yaml:8".into(), 4), ("own", "p.yaml:9".into(), 2)]);
+}
+
+#[test]
 fn reverse_path_by_zone() {
     let of = |text: &str| config(&format!("reverse_path: {text}\n")).policy.strict_reverse_path;
     assert_eq!(of("{ outside: strict, inside: off }"), Zones(0b10));

@@ -23,7 +23,7 @@ fn every_example_is_valid() {
             }
         }
         text.push_str(block);
-        let checked = config::parse("configuration.md", &text).unwrap_or_else(|d| panic!("{d}"));
+        let checked = config::parse("tests/configuration.md", &text).unwrap_or_else(|d| panic!("{d}"));
         assert!(checked.warnings.is_empty(), "{}", checked.warnings[0]);
     }
 }

@@ -1,7 +1,7 @@
 //! Bad policies and the faults that are reported for them.
 //!
 //! The rows are in `tests/refused/*.txt`: a text, then after `!!` each fault as
-//! `line:column+length message | help`. Rows are separated by `====`. Except in `document.txt` a text is
+//! `line:column+length message | help`, with the name of another file before it. Rows are separated by `====`. Except in `document.txt` a text is
 //! read behind [`HEAD`].
 
 use config::{Diagnostic, Diagnostics, Severity, parse};
@@ -22,7 +22,8 @@ fn faults(text: &str) -> Diagnostics {
 
 fn row(d: &Diagnostic) -> String {
     let help = d.help.as_ref().map(|h| format!(" | {h}")).unwrap_or_default();
-    format!("{}:{}+{} {}{help}", d.line, d.column, d.length, d.message)
+    let file = if d.file == "p.yaml" || d.file == "p" { String::new() } else { format!("{}:", d.file) };
+    format!("{file}{}:{}+{} {}{help}", d.line, d.column, d.length, d.message)
 }
 
 fn check(rows: &str, head: &str) {
@@ -226,5 +227,5 @@ fn files_that_cannot_be_read() {
     std::fs::write(&path, b"version: 1\nname: \xff\n").expect("a writable directory");
     let d = config::load(&path).expect_err("not UTF-8");
     std::fs::remove_file(&path).expect("just written");
-    assert_eq!(d.diagnostics[0].message, "the policy is not UTF-8: byte 18 in line 2");
+    assert_eq!(d.diagnostics[0].message, "cannot read the policy: it is not UTF-8: byte 18 in line 2");
 }

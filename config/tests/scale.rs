@@ -49,6 +49,28 @@ sets:
 }
 
 #[test]
+fn a_large_file() {
+    let directory = tempfile::tempdir().expect("a writable directory");
+    let mut list = String::from("# Made by a test\n");
+    for i in 0..100_000u32 {
+        writeln!(list, "45.{}.{}.{} ; entry {i}", i >> 15, i >> 7 & 255, i << 1 & 255).expect("a string");
+    }
+    std::fs::write(directory.path().join("list"), list).expect("a writable directory");
+    let text = "version: 1
+interfaces: { lan: { device: eth1, zone: inside } }
+sets: { all: { file: list } }
+policy: { default: accept, rules: [{ name: a, match: { source: all }, action: drop }] }
+";
+    let begun = Instant::now();
+    let name = directory.path().join("p.yaml");
+    let checked = config::parse(&name.to_string_lossy(), text).unwrap_or_else(|d| panic!("{d}"));
+    let took = begun.elapsed();
+    println!("100,000 entries: {took:?}");
+    assert_eq!(checked.config.policy.sets[0].members.len(), 100_000);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
 fn a_large_policy() {
     let text = large();
     let begun = Instant::now();

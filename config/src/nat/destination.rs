@@ -8,13 +8,13 @@ use dataplane::policy::{DestinationNat, DestinationTranslation, Family, Match, S
 use super::prefix::{Side, prefix};
 use super::source;
 use crate::address::AddressRange;
+use crate::lists::{single_address, single_port};
 use crate::matching::{Placing, conditions, confine};
 use crate::names::Names;
 use crate::protocol;
 use crate::read::{Fields, Keys, choice, scalar, some_items};
 use crate::report::{Report, Span, short};
 use crate::rules::{Head, IN_MATCH, Placed, list};
-use crate::sets::{single_address, single_port};
 use crate::yaml::{Node, Value};
 
 /// The most backends of a destination translation.

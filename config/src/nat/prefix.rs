@@ -6,10 +6,10 @@ use dataplane::policy::{AddressSet, Family, Match, PrefixMap};
 use ipnet::IpNet;
 
 use crate::address::AddressRange;
+use crate::lists::{ranges_of, sendable};
 use crate::matching::confine;
 use crate::read::{Fields, Keys, boolean, scalar};
 use crate::report::{Report, Span, short};
-use crate::sets::{ranges_of, sendable};
 use crate::yaml::Node;
 
 /// The longest prefix behind which there is a 16-bit word to keep the checksum with (RFC 6296 section 3.5).

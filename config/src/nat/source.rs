@@ -6,12 +6,12 @@ use dataplane::policy::{AddressSet, Family, Filtering, Match, PortChoice, Source
 
 use super::prefix::{Side, prefix};
 use crate::address::AddressRange;
+use crate::lists::{literal_addresses, port_range, ranges_of, sendable};
 use crate::matching::{Placing, conditions, confine, family};
 use crate::names::Names;
 use crate::read::{Fields, Keys, boolean, choice, scalar, some_items};
 use crate::report::{Report, short};
 use crate::rules::{Head, IN_MATCH, Placed, list};
-use crate::sets::{literal_addresses, port_range, ranges_of, sendable};
 use crate::yaml::{Node, Value};
 
 const SOURCE: Keys = Keys {
@@ -193,7 +193,7 @@ fn pool<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<Vec<(IpAddr, IpA
 
 fn port_pool<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<(u16, u16)> {
     let text = scalar(report, node, "a range of ports")?;
-    let (first, last) = port_range(report, node, text)?;
+    let (first, last) = port_range(report, node.at, text)?;
     if first == 0 {
         report.error_help(node.at, "port 0 cannot be used", "the usual range is 1024-65535");
         return None;

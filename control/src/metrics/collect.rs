@@ -94,6 +94,10 @@ fn daemon(ctx: &Context, page: &mut Page) {
     page.single(&f::READY, truth(ctx.ready().is_ok()));
     let current = ctx.shared.current.load();
     let p = &current.policy;
+    let mut sets = page.family(&f::SET_ENTRIES);
+    for s in &p.sets {
+        sets.add(&[&s.name], s.members.len() as f64);
+    }
     let mut rules = page.family(&f::POLICY_RULES);
     rules.add(&["forward"], p.rules.len() as f64);
     rules.add(&["source_nat"], p.source_nat.len() as f64);

@@ -56,6 +56,7 @@ families! {
         Gauge BUILD_INFO = "build_info" [version] "The running version.";
         Gauge START_TIME = "start_time_seconds" [] "When the daemon started, in seconds since 1970.";
         Gauge READY = "ready" [] "1 when packets flow.";
+        Gauge SET_ENTRIES = "set_entries" [set] "Ranges of addresses or ports in a named set.";
         Gauge POLICY_RULES = "policy_rules" [kind] "Rules of the policy.";
     }
     "Changes of the policy" {
@@ -185,6 +186,7 @@ pub(super) const LABELS: &[(&str, &str)] = &[
     ("version", "the release"),
     ("kind", "`forward`, `source_nat` or `destination_nat`"),
     ("result", "of `reload_total`: `success`, `failure` or `rollback`"),
+    ("set", "the set's name"),
     ("interface", "the interface's name in the policy"),
     ("device", "the kernel's name for it"),
     ("queue", "number of the device's queue"),

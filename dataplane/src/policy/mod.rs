@@ -15,7 +15,7 @@ pub use interface::InterfacePolicy;
 pub use limiter::Limiter;
 pub use matcher::{Facts, Family, IcmpTypes, Match, States, TcpFlags, Zones};
 pub use rule::{Action, Limit, Log, Place, Rate, Reject, Rule};
-pub use set::{AddressSet, PortSet};
+pub use set::{AddressSet, Members, NamedSet, PortSet};
 pub use succession::{Succession, TIMEOUTS};
 pub use tally::{List, Tallies, Tally};
 
@@ -36,6 +36,8 @@ pub struct Policy {
     pub zones: Vec<String>,
     /// The interfaces Sluice forwards between.
     pub interfaces: Vec<InterfacePolicy>,
+    /// Named sets in order; rules that name one have a copy.
+    pub sets: Vec<NamedSet>,
     /// Forward rules in order; the first that matches decides.
     pub rules: Vec<Rule>,
     /// What happens to a packet that no rule matches.

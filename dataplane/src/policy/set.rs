@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::ranks::Ranks;
-use super::{Family, InterfaceId};
+use super::{Family, InterfaceId, Place};
 use crate::packet::{Address, V4, V6};
 use crate::route::{FibFamily, Interface};
 
@@ -18,6 +18,41 @@ pub struct AddressSet {
     bounds4: Option<Arc<Ranks<V4>>>,
     bounds6: Option<Arc<Ranks<V6>>>,
     interfaces: Vec<InterfaceId>,
+}
+
+/// A set with its name.
+#[derive(Debug, Clone)]
+pub struct NamedSet {
+    /// The name.
+    pub name: String,
+    /// Where it is written.
+    pub place: Place,
+    /// What is in it.
+    pub members: Members,
+}
+
+/// What is in a named set.
+#[derive(Debug, Clone)]
+pub enum Members {
+    /// Addresses.
+    Addresses(AddressSet),
+    /// Ports.
+    Ports(PortSet),
+}
+
+impl Members {
+    /// How many ranges it has, and interfaces.
+    pub fn len(&self) -> usize {
+        match self {
+            Members::Addresses(a) => a.v4.len() + a.v6.len() + a.interfaces.len(),
+            Members::Ports(p) => p.0.len(),
+        }
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// As many ranges are searched without further ado.

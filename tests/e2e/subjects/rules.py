@@ -4,6 +4,7 @@ import errno
 import json
 import re
 
+from lab.gateway import binary
 from lab.policy import *
 from lab.programs import Conversation, families, ping, silent, tcp_ask, udp_ask, udp_socket, wait_for
 from runner import test
@@ -141,6 +142,37 @@ def reverse_path_by_zone(lab, row):
             wait_for(lambda: lab.gateway.dropped('reverse_path') == 1, 'the drop counted')
         else:
             assert lab.gateway.dropped('reverse_path') == 0, zone
+
+
+@test(start=False, kernel=False)
+def set_from_a_file(lab):
+    """A hundred thousand entries from a file, with comments; a wrong one is named with its file and line."""
+    lines = ['45.%d.%d.%d' % (n >> 16, n >> 8 & 255, n & 255) for n in range(100000)]
+    lines[50000:50000] = ['# the second client', CLIENT2 + ' ; that one', '', CLIENT2_6]
+    write(lab, 'bad.txt', lines)
+    policy = with_rules(lab, {'name': 'bad', 'match': {'from': 'inside', 'source': 'bad'}, 'action': 'drop'},
+                        sets={'bad': {'file': 'bad.txt'}})
+    lab.gateway.start(policy)
+    lab.serve(lab.server)
+    for address in (SERVER, SERVER6):
+        assert tcp_ask(lab.client, address) and connect(lab.client2, address, ECHO, 0.4) == 'timeout'
+    # Neighbours are one range: 45.0.0.0 to 45.1.134.159, and the client's two addresses.
+    assert lab.gateway.metric('sluice_set_entries', set='bad') == 3
+    lab.gateway.stop()
+    lines[70000] += '0'
+    write(lab, 'bad.txt', lines)
+    status, message = lab.gateway.run_to_end(policy)
+    assert status and re.search(r'bad.txt:70001:1\n', message) and '^' * len(lines[70000]) in message, message
+    r = lab.gw.run(binary(), 'check', '--json', lab.gateway.config, check=False)
+    found, = json.loads(r.stdout)['diagnostics']
+    assert (found['line'], found['column'], found['length']) == (70001, 1, len(lines[70000])), found
+    assert found['file'] == lab.path('bad.txt') and found['severity'] == 'error' and r.returncode, found
+
+
+def write(lab, name, lines):
+    """Writes a file beside the policy."""
+    with open(lab.path(name), 'w') as f:
+        f.write('\n'.join(lines) + '\n')
 
 
 def logged(lab, rule):

@@ -1,0 +1,37 @@
+//! Files that a policy names.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use crate::yaml::MAX_TEXT;
+
+/// How files are read: from the disk, or not at all.
+pub(crate) type Load = fn(&Path) -> Result<String, String>;
+
+/// Reads a regular file: a pipe might never end.
+pub(crate) fn from_disk(path: &Path) -> Result<String, String> {
+    if !std::fs::metadata(path).map_err(|e| e.to_string())?.is_file() {
+        return Err("it is not a regular file".into());
+    }
+    let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
+    let mut bytes = Vec::new();
+    file.take(MAX_TEXT as u64 + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    if bytes.len() > MAX_TEXT {
+        return Err(format!("it is longer than {} MiB", MAX_TEXT >> 20));
+    }
+    utf8(bytes)
+}
+
+/// The text in `bytes`.
+pub(crate) fn utf8(bytes: Vec<u8>) -> Result<String, String> {
+    String::from_utf8(bytes).map_err(|e| {
+        let good = e.utf8_error().valid_up_to();
+        let line = e.as_bytes()[..good].iter().filter(|b| **b == b'\n').count() + 1;
+        format!("it is not UTF-8: byte {} in line {line}", good + 1)
+    })
+}
+
+/// Reads nothing, for texts that come from anywhere.
+pub(crate) fn none(_: &Path) -> Result<String, String> {
+    Err("files are not read here".into())
+}

@@ -6,8 +6,8 @@ use dataplane::policy::{AddressSet, Family, Filtering, Match, PortChoice, Source
 
 use super::prefix::{Side, prefix};
 use crate::address::AddressRange;
-use crate::lists::{literal_addresses, port_range, ranges_of, sendable};
 use crate::duration;
+use crate::lists::{literal_addresses, port_range, ranges_of, sendable};
 use crate::matching::{Placing, conditions, confine, family};
 use crate::names::Names;
 use crate::read::{Fields, Keys, boolean, choice, scalar, some_items};

@@ -193,7 +193,7 @@ def paired_pooling(lab):
         seen = {asked(ns, remote)[0] for remote in (SERVER, OUTSIDE, REMOTE) for asked in (udp_ask, tcp_ask)
                 for _ in range(4)}
         assert len(seen) == 1 and seen < set(POOL), seen
-        assert ping(ns, SERVER).received == 3
+        assert ping(ns, SERVER).received
         listed = [c for c in lab.gateway.conntrack('--proto', 'icmp') if 'dst=%s ' % next(iter(seen)) in c]
         assert listed, 'ping has another address'
 

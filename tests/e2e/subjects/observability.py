@@ -65,6 +65,7 @@ def everything(workers):
     """A policy that uses all that is counted apart."""
     policy = base(workers)
     policy['conntrack'] = {'helpers': ['ftp']}
+    policy['sets'] = {'known': [SERVER, OUTSIDE]}
     policy['nat']['source'].insert(0, {
         'name': 'few', 'from': 'inside', 'to': 'outside', 'match': {'protocol': 'udp', 'port': 6000},
         'translate': {'masquerade': True, 'ports': '5000-5003', 'mapping': 'endpoint-independent'}})

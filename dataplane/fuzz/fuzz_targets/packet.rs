@@ -31,7 +31,11 @@ fn mend_header_checksum(frame: &mut [u8]) {
 }
 
 fn check<A: Ip>(frame: &[u8]) {
-    let Ok(h) = A::parse(frame, ETHERNET) else { return };
+    let parsed = A::parse(frame, ETHERNET);
+    if let Some(plain) = A::parse_plain(frame, ETHERNET) {
+        assert_eq!(Ok(plain), parsed);
+    }
+    let Ok(h) = parsed else { return };
     check_bounds(&h, ETHERNET, frame.len());
     assert_eq!(A::addresses_of(frame, ETHERNET), (h.src, h.dst));
     if h.ttl > 0 {
@@ -43,12 +47,14 @@ fn check<A: Ip>(frame: &[u8]) {
         _ if h.fragment.is_some() => {}
         Transport::Invalid => {}
         Transport::IcmpError => check_quote(frame, &h),
-        Transport::Flow(key) => {
+        Transport::Flow(ports) => {
+            let key = h.key(ports);
             assert_eq!((key.tuple.src, key.tuple.dst, key.proto), (h.src, h.dst, h.proto));
-            transport::verify(frame, &h);
+            let whole = (transport::classify(frame, &h), transport::verify(frame, h));
+            assert_eq!(transport::read(frame, &h), whole);
             let mut right = frame.to_vec();
             fill(&mut right, &h);
-            assert_eq!(transport::verify(&right, &h), ChecksumState::Good);
+            assert_eq!(transport::verify(&right, h), ChecksumState::Good);
             check_tracking(&mut right.clone(), &h);
             check_rewrite(&mut right, &h);
             check_answers(frame, &h);
@@ -86,7 +92,7 @@ fn check_tracking<A: Ip>(frame: &mut [u8], h: &Headers<A>) {
             let segment = &mut frame[usize::from(h.l4)..usize::from(h.end)];
             if offsets.restore(Direction::Original, segment) {
                 offsets.shift(Direction::Original, segment);
-                assert_eq!(transport::verify(frame, h), ChecksumState::Good);
+                assert_eq!(transport::verify(frame, *h), ChecksumState::Good);
             }
         }
         protocol::SCTP => {
@@ -104,25 +110,25 @@ fn check_tracking<A: Ip>(frame: &mut [u8], h: &Headers<A>) {
 /// A packet in order stays so when addresses and ports change.
 fn check_rewrite<A: Ip>(f: &mut [u8], h: &Headers<A>) {
     let (src, dst) = (h.dst.offset(77), h.src.offset(1));
-    let delta = A::rewrite(f, ETHERNET, src, dst);
+    let delta = A::rewrite(f, h, src, dst);
     transport::rewrite(f, h, 40_000, 53, delta);
     let after = A::parse(f, ETHERNET).expect("it was in order");
     assert_eq!((after.src, after.dst, after.l4, after.end), (src, dst, h.l4, h.end));
-    assert_eq!(transport::verify(f, &after), ChecksumState::Good);
+    assert_eq!(transport::verify(f, after), ChecksumState::Good);
 }
 
 /// What is quoted is found within the error, and translating it leaves the error in order.
 fn check_quote<A: Ip>(frame: &[u8], h: &Headers<A>) {
     let Some(quote) = icmp::quoted(frame, h) else { return };
     check_bounds(&quote, usize::from(h.l4) + 8, usize::from(h.end));
-    transport::verify(frame, h);
+    transport::verify(frame, *h);
     let Some(key) = transport::quoted_key(frame, &quote).and_then(|k| k.inverse()?.inverse()) else { return };
     assert_eq!((key.tuple.src, key.tuple.dst), (quote.src, quote.dst));
     let mut f = frame.to_vec();
-    let delta = A::rewrite(&mut f, usize::from(quote.l3), quote.dst, quote.src.offset(9));
+    let delta = A::rewrite(&mut f, &quote, quote.dst, quote.src.offset(9));
     transport::rewrite(&mut f, &quote, 1024, 40_000, delta);
     icmp::refresh_checksum(&mut f, h);
-    assert_eq!(transport::verify(&f, h), ChecksumState::Good);
+    assert_eq!(transport::verify(&f, *h), ChecksumState::Good);
     assert_eq!(f.len(), frame.len());
 }
 
@@ -132,7 +138,7 @@ fn check_answers<A: Ip>(frame: &[u8], h: &Headers<A>) {
     let built = |out: &[u8]| {
         let h = A::parse(out, ETHERNET).expect("a packet made here");
         assert_eq!(usize::from(h.end), out.len());
-        assert_eq!(transport::verify(out, &h), ChecksumState::Good);
+        assert_eq!(transport::verify(out, h), ChecksumState::Good);
         transport::classify(out, &h)
     };
     if icmp::may_answer(frame, h) {

@@ -8,7 +8,7 @@ use crate::route::FibFamily;
 use crate::worker::DropReason;
 
 /// Where a packet's headers lie, and what the IP header says. Offsets count from the frame's first byte.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Headers<A> {
     /// Start of the IP header.
     pub l3: u16,
@@ -110,4 +110,64 @@ pub trait Ip: Address + FibFamily {
 
     /// A destination that is never forwarded.
     fn is_martian_destination(self) -> bool;
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::transport::{self, Transport};
+    use crate::packet::{ETHERNET, V4, V6, checksum, put16};
+
+    /// What is found soon must be what is found at length.
+    fn agree<A: Ip>(frame: &[u8]) {
+        let parsed = A::parse(frame, ETHERNET);
+        if let Some(plain) = A::parse_plain(frame, ETHERNET) {
+            assert_eq!(Ok(plain), parsed);
+        }
+        if let Ok(h) = parsed
+            && h.fragment.is_none()
+        {
+            let transport = transport::classify(frame, &h);
+            assert_eq!(transport::read(frame, &h).0, transport);
+            if let Transport::Flow(_) = transport {
+                assert_eq!(transport::read(frame, &h).1, transport::verify(frame, h));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn plain_packets_are_as_others(
+            v6: bool, tcp: bool,
+            payload in proptest::collection::vec(any::<u8>(), 0..100),
+            changes in proptest::collection::vec((ETHERNET..80usize, any::<u8>()), 0..3),
+            mend: bool, cut in 0usize..90,
+        ) {
+            let b = PacketBuilder::ethernet2([0; 6], [0; 6]);
+            let b = if v6 { b.ipv6([1; 16], [2; 16], 64) } else { b.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64) };
+            let mut frame = Vec::new();
+            if tcp {
+                b.tcp(1, 2, 3, 1000).ack(1).write(&mut frame, &payload).unwrap();
+            } else {
+                b.udp(1, 2).write(&mut frame, &payload).unwrap();
+            }
+            for (at, byte) in changes {
+                if let Some(b) = frame.get_mut(at) {
+                    *b = byte;
+                }
+            }
+            let header = usize::from(frame[ETHERNET] & 15) * 4;
+            if mend && !v6 && header >= 20 && frame.len() >= ETHERNET + header {
+                put16(&mut frame, ETHERNET + 10, 0);
+                let c = checksum::checksum(&frame[ETHERNET..ETHERNET + header]);
+                put16(&mut frame, ETHERNET + 10, c);
+            }
+            frame.truncate(if cut > 60 { frame.len() } else { ETHERNET + cut });
+            agree::<V4>(&frame);
+            agree::<V6>(&frame);
+        }
+    }
 }

@@ -220,3 +220,52 @@ impl Expectations {
         self.shards.iter().flat_map(locked).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expectation(port: u16, master: u64, expires: u32) -> Expectation {
+        let address = IpAddr::from([192, 0, 2, 1]);
+        Expectation {
+            target: ExpectedTarget { proto: 6, destination: address, port },
+            source: None,
+            listener: (address, port),
+            source_to: None,
+            helper: HelperKind::Ftp,
+            master: Master { worker: 0, hash: master },
+            master_flow: MasterFlow { source: (address, 1), destination: (address, 21) },
+            mark: 0,
+            expires: Ticks(expires),
+        }
+    }
+
+    #[test]
+    fn every_end_is_counted_as_what_it_is() {
+        let all = Expectations::default();
+        let counted = || {
+            let f = all.fates(HelperKind::Ftp);
+            assert_eq!(f.live(), all.len() as u64);
+            [&f.created, &f.used, &f.expired, &f.withdrawn].map(|n| n.load(Ordering::Relaxed))
+        };
+        let insert = |port, master, expires, now| all.insert(expectation(port, master, expires), Ticks(now));
+        assert!(insert(1, 1, 100, 10) && insert(2, 2, 100, 10) && insert(3, 3, 100, 10));
+        assert!(!insert(1, 9, 100, 10), "another master expects it");
+        assert_eq!(counted(), [3, 0, 0, 0]);
+        assert!(insert(1, 1, 200, 20), "in place of its own");
+        assert_eq!(counted(), [4, 0, 0, 1]);
+        let take = |port, now| all.take(expectation(port, 0, 0).target, IpAddr::from([192, 0, 2, 9]), Ticks(now));
+        assert!(take(2, 20).is_some() && take(2, 20).is_none());
+        assert_eq!(counted(), [4, 1, 0, 1]);
+        all.expire(Ticks(150));
+        assert_eq!(counted(), [4, 1, 1, 1]);
+        all.withdraw(|e| e.master.hash == 1);
+        assert_eq!(counted(), [4, 1, 1, 2]);
+        assert!(insert(4, 4, 300, 200) && insert(4, 5, 500, 400), "the one before has expired");
+        assert_eq!(counted(), [6, 1, 2, 2]);
+        assert!(insert(5, 5, 500, 400));
+        all.limit(Master { worker: 0, hash: 5 }, 2);
+        assert_eq!(counted(), [7, 1, 2, 3]);
+        assert_eq!(all.fates(HelperKind::Irc).live(), 0);
+    }
+}

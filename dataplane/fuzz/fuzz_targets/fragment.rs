@@ -29,8 +29,8 @@ fuzz_target!(|data: &[u8]| {
         let len = u16::from(step[3]) * if step[1] & 0x20 == 0 { 1 } else { 8 };
         let headers =
             Headers { l3: 0, l4: 20, end: 20 + len, proto: 17, ttl: 64, src, dst: V4(9), fragment: Some(info) };
-        let frame = Frame { index: index as u32, offset: 0, len };
-        assert!(held.insert(frame.index));
+        let frame = Frame { at: index as u32, len };
+        assert!(held.insert(frame.at));
         match fragments.add(Piece { frame, interface: 0, headers, info }, Ticks(now), ROOM) {
             Collected::Waits => {}
             Collected::Duplicate(f) => release(&mut held, &[f]),
@@ -55,6 +55,6 @@ fuzz_target!(|data: &[u8]| {
 
 fn release(held: &mut HashSet<u32>, frames: &[Frame]) {
     for f in frames {
-        assert!(held.remove(&f.index), "frame {} came back twice", f.index);
+        assert!(held.remove(&f.at), "frame {} came back twice", f.at);
     }
 }

@@ -65,7 +65,7 @@ fn translate<A: Ip>(view: &View, a: &Announcement, text: &str) -> i32 {
     let change = mangle::replace(&mut frame, &mut h, a.range.clone(), text.as_bytes()).expect("there is room");
     let frame = &frame[..usize::from(h.end)];
     let h = A::parse(frame, ETHERNET).expect("lengths and header checksum are right");
-    assert_eq!(transport::verify(frame, &h), ChecksumState::Good);
+    assert_eq!(transport::verify(frame, h), ChecksumState::Good);
     let payload = &frame[mangle::payload_range(frame, &h).expect("a TCP segment")];
     assert_eq!(payload.len() as i32 - view.payload.len() as i32, change);
     let (head, tail) = (&view.payload[..a.range.start], &view.payload[a.range.end..]);

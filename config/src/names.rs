@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use dataplane::policy::{InterfaceId, InterfacePolicy, ZoneId, Zones};
 
-use crate::read::{Fields, Keys, scalar, some_items};
+use crate::read::{Fields, Keys, number, scalar, some_items};
 use crate::report::{Report, Span, short};
 use crate::sets::Sets;
 use crate::yaml::{Node, Value};
@@ -13,10 +13,16 @@ use crate::yaml::{Node, Value};
 const MAX_ZONES: usize = 64;
 /// The longest device name the kernel takes (IFNAMSIZ less the terminator).
 const MAX_DEVICE: usize = 15;
+/// The highest VLAN id; 4095 is reserved.
+const MAX_VLAN: u64 = 4094;
 
 const INTERFACE: Keys = Keys {
-    known: &["device", "zone"],
-    foreign: &[("name", "the interface's name is the key above"), ("zones", "an interface has one `zone`")],
+    known: &["device", "vlan", "zone"],
+    foreign: &[
+        ("name", "the interface's name is the key above"),
+        ("zones", "an interface has one `zone`"),
+        ("vlans", "an interface has one `vlan`: write one interface for each"),
+    ],
 };
 
 const BY_INTERFACE: Keys = Keys {
@@ -54,35 +60,54 @@ pub(crate) fn interfaces<'t>(
         report.error(node.at, "`interfaces` is empty: there is nothing to forward between");
     }
     names.zones_complete = !entries.is_empty();
-    let mut devices: HashMap<&str, Span> = HashMap::new();
+    let mut seen: HashMap<(&str, u16), Span> = HashMap::new();
     for (key, value) in entries {
         let name = identifier(report, key, "an interface name");
         let Some(fields) = Fields::of(report, value, "an interface", &INTERFACE) else {
             names.zones_complete = false;
             continue;
         };
-        let device = fields.require(report, "device", "an interface").and_then(|n| device(report, n, &mut devices));
+        let link = link(report, &fields, &mut seen);
         let zone = fields.require(report, "zone", "an interface").and_then(|n| zone(report, n, names));
         names.zones_complete &= zone.is_some();
-        if let (Some(name), Some(device), Some(zone)) = (name, device, zone) {
+        if let (Some(name), Some((device, vlan)), Some(zone)) = (name, link, zone) {
             names.interfaces.push(name.to_owned());
-            out.push(InterfacePolicy { name: name.to_owned(), device: device.to_owned(), vlan: 0, zone });
+            out.push(InterfacePolicy { name: name.to_owned(), device: device.to_owned(), vlan, zone });
         }
     }
     out
 }
 
-fn device<'n, 't>(report: &mut Report<'t>, node: &'n Node<'t>, seen: &mut HashMap<&'n str, Span>) -> Option<&'n str> {
+/// The device and the VLAN of an interface, which no other may have; 0 for no VLAN.
+fn link<'n, 't>(
+    report: &mut Report<'t>,
+    fields: &Fields<'n, 't>,
+    seen: &mut HashMap<(&'n str, u16), Span>,
+) -> Option<(&'n str, u16)> {
+    let node = fields.require(report, "device", "an interface");
+    let device = node.and_then(|n| device(report, n));
+    let vlan = match fields.get("vlan") {
+        Some(n) => number(report, n, "`vlan`", 1..=MAX_VLAN)? as u16,
+        None => 0,
+    };
+    let (device, node) = (device?, node?);
+    let Some(first) = seen.insert((device, vlan), node.at) else { return Some((device, vlan)) };
+    let line = report.line_of(first);
+    if vlan == 0 {
+        let message = format!("the device `{device}` is already used by the interface on line {line}");
+        report.error_help(node.at, message, "interfaces share a device when they have a `vlan` each, but for one");
+    } else {
+        report.error(node.at, format!("VLAN {vlan} of `{device}` is already used by the interface on line {line}"));
+    }
+    None
+}
+
+fn device<'n, 't>(report: &mut Report<'t>, node: &'n Node<'t>) -> Option<&'n str> {
     let name = scalar(report, node, "a device name")?;
     let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
     if name.is_empty() || name.len() > MAX_DEVICE || name.contains(bad) || name == "." || name == ".." {
         let help = format!("a name as `ip link` shows it, at most {MAX_DEVICE} characters");
         report.error_help(node.at, format!("`{}` cannot be the name of a device", short(name)), help);
-        return None;
-    }
-    if let Some(first) = seen.insert(name, node.at) {
-        let message = format!("the device `{name}` is already used by the interface on line {}", report.line_of(first));
-        report.error(node.at, message);
         return None;
     }
     Some(name)

@@ -21,13 +21,8 @@ pub struct Fixed {
 /// The interfaces in the order of those that run, which the daemon's ports have; new ones behind them.
 pub(crate) fn in_order(mut all: Vec<InterfacePolicy>, running: &Running<'_>) -> Vec<InterfacePolicy> {
     let now = &running.config.policy.interfaces;
-    all.sort_by_key(|i| now.iter().position(|n| same(n, i)).unwrap_or(now.len()));
+    all.sort_by_key(|i| now.iter().position(|n| n.is_same_link(i)).unwrap_or(now.len()));
     all
-}
-
-/// Whether two interfaces are the same part of the same device.
-fn same(a: &InterfacePolicy, b: &InterfacePolicy) -> bool {
-    (&a.device, a.vlan) == (&b.device, b.vlan)
 }
 
 /// Every setting in which `wanted` differs from what runs and that only a restart can change.
@@ -62,16 +57,21 @@ pub fn fixed(running: &Running<'_>, wanted: &Config) -> Vec<Fixed> {
 }
 
 fn interfaces(now: &[InterfacePolicy], then: &[InterfacePolicy]) -> Vec<Fixed> {
-    let without = |all: &[InterfacePolicy], i: &InterfacePolicy| !all.iter().any(|o| same(o, i));
+    let without = |all: &[InterfacePolicy], i: &InterfacePolicy| !all.iter().any(|o| o.is_same_link(i));
     let added = then.iter().filter(|i| without(now, i)).map(|i| Fixed {
         key: format!("interfaces.{}.device", i.name),
-        message: format!("the device {} cannot be added while sluice runs", i.device),
+        message: format!("{} cannot be added while sluice runs", part(i)),
     });
     let gone = now.iter().filter(|i| without(then, i)).map(|i| Fixed {
         key: "interfaces".to_owned(),
-        message: format!("the device {} of interface `{}` cannot be taken away while sluice runs", i.device, i.name),
+        message: format!("{} of interface `{}` cannot be taken away while sluice runs", part(i), i.name),
     });
     added.chain(gone).collect()
+}
+
+/// The device, or the part of it that an interface stands for.
+fn part(i: &InterfacePolicy) -> String {
+    if i.vlan == 0 { format!("the device {i}") } else { i.to_string() }
 }
 
 /// Reports what only a restart can change, each at its place.

@@ -75,6 +75,20 @@ fn interfaces_form_zones() {
 }
 
 #[test]
+fn vlans_share_a_device() {
+    let text = "version: 1
+interfaces:
+  guests: { device: eth1, vlan: 20, zone: guests }
+  lan: { device: eth1, zone: inside }
+  phones: { device: eth1, vlan: 4_094, zone: inside }
+policy: { default: accept }
+";
+    let p = parse("p.yaml", text).unwrap_or_else(|d| panic!("{d}")).config.policy;
+    let seen: Vec<(&str, u16)> = p.interfaces.iter().map(|i| (i.device.as_str(), i.vlan)).collect();
+    assert_eq!(seen, [("eth1", 20), ("eth1", 0), ("eth1", 4094)]);
+}
+
+#[test]
 fn every_setting() {
     let c = config(
         "workers: { count: 2, cpus: [1, 3], poll: busy }

@@ -139,6 +139,13 @@ fn what_only_a_restart_can_change_is_refused_at_its_place() {
                 "4:18 the device eth7 cannot be added while sluice runs",
             ],
         ),
+        (
+            &[("device: eth0", "device: eth0, vlan: 20")],
+            &[
+                "2:1 the device eth0 of interface `wan` cannot be taken away while sluice runs",
+                "4:18 VLAN 20 of eth0 cannot be added while sluice runs",
+            ],
+        ),
         // Other faults come first.
         (
             &[("count: 2", "count: 3"), ("port: 80", "port: 80000")],

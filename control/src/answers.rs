@@ -83,7 +83,7 @@ impl Answers {
         }
         let Some(program) = &mut state.program else { return Ok(()) };
         program.heartbeat(crate::sys::monotonic_ns())?;
-        policy.interfaces.iter().try_for_each(|i| Ok(program.attach(&i.device, Attachment::of_kernel())?))
+        policy.devices().iter().try_for_each(|(device, _)| Ok(program.attach(device, Attachment::of_kernel())?))
     }
 
     /// Gives a sign of life, and takes the program off when nothing needs it any more.

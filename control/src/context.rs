@@ -141,6 +141,7 @@ impl Context {
             match i.device {
                 0 => trouble.push(format!("{name} does not exist any more")),
                 n if n != *attached => trouble.push(format!("{name} was made anew and is not attached yet")),
+                _ if i.ifindex == 0 => trouble.push(format!("interface {}: {}", p.name, mirror::no_vlan_device(p))),
                 _ if !i.up => trouble.push(format!("{name} is down or has no carrier")),
                 _ => up += 1,
             }

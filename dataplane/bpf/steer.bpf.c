@@ -6,7 +6,10 @@
 // configured failure action. Nothing that the kernel would *forward* may pass while that action is
 // "drop", or it would leave without policy and translation: see the remark at untag().
 //
-// One instance is attached to each interface and has its own maps. The layouts are mirrored in steer.rs.
+// A device's untagged frames and each of its VLANs are interfaces of their own, managed or not. Frames of a
+// managed VLAN are judged like untagged ones and keep their tag.
+//
+// One instance is attached to each device and has its own maps. The layouts are mirrored in steer.rs.
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -24,7 +27,9 @@
 #define MAX_LOCAL 4096
 #define HEARTBEAT_LIMIT_NS 3000000000ull
 
+#define MAX_VLANS 4096
 #define VLAN_ID_MASK 0x0fff
+#define VLAN_TAG 4
 #define IP_FRAGMENT_MASK 0x3fff /* more fragments, or an offset */
 #define DHCP_SERVER_PORT 67
 #define DHCP_CLIENT_PORT 68
@@ -32,15 +37,20 @@
 #define ND_LAST_TYPE 137  /* redirect */
 #define ND_HOP_LIMIT 255  /* RFC 4861: proves that the packet was not forwarded */
 
-#define FLAG_ACCEPT_DHCP 1 /* the interface has no IPv4 address yet */
-#define FLAG_COOKIE 2      /* frames handed back by the daemon pass here again (generic XDP) */
+#define FLAG_MANAGED 1     /* the interface is the workers'; all of its frames are the kernel's otherwise */
+#define FLAG_ACCEPT_DHCP 2 /* the interface has no IPv4 address yet */
+
+struct interface {
+	__u8 mac[ETH_ALEN];
+	__u8 flags;
+	__u8 unused;
+};
 
 struct config {
-	__u8 mac[ETH_ALEN];
-	__u8 on_failure; /* XDP_DROP or XDP_PASS, for transit frames without a socket */
-	__u8 flags;
-	__u8 cookie[ETH_ALEN]; /* source address that marks a frame handed back by the daemon */
-	__u8 unused[2];
+	struct interface untagged;
+	__u8 on_failure;       /* XDP_DROP or XDP_PASS, for transit frames without a socket */
+	__u8 has_cookie;       /* frames handed back by the daemon pass here again (generic XDP) */
+	__u8 cookie[ETH_ALEN]; /* source address that marks them */
 };
 
 enum counter {
@@ -49,7 +59,7 @@ enum counter {
 	UNATTENDED_HOST, /* to a translated address of the host, passed because no worker is alive */
 	FAILED_PASS,     /* transit without a socket, passed to the kernel (open) */
 	FAILED_DROP,     /* transit without a socket, dropped (closed) */
-	BAD_TAGS,        /* more than two nested priority tags, dropped */
+	BAD_TAGS,        /* priority tags where they mean nothing, dropped */
 	COUNTERS
 };
 
@@ -72,6 +82,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct config);
 } config SEC(".maps");
+
+/* the VLANs of the device by their id; 0 is not used */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_VLANS);
+	__type(key, __u32);
+	__type(value, struct interface);
+} vlans SEC(".maps");
 
 /* CLOCK_MONOTONIC in nanoseconds when the daemon last showed a sign of life */
 struct {
@@ -159,15 +177,28 @@ static __always_inline int untag(struct xdp_md *ctx)
 	__be16 *tag = data + ETH_HLEN;
 	__u8 mac[2 * ETH_ALEN];
 
-	if (data + ETH_HLEN + 4 > end)
+	if (data + ETH_HLEN + VLAN_TAG > end)
 		return data + ETH_HLEN > end || is_vlan(eth->h_proto) ? -1 : 0;
 	if (!is_vlan(eth->h_proto))
 		return 0;
 	if (*tag & bpf_htons(VLAN_ID_MASK))
 		return -1;
 	__builtin_memcpy(mac, data, sizeof(mac));
-	__builtin_memcpy(data + 4, mac, sizeof(mac));
-	return bpf_xdp_adjust_head(ctx, 4) ? -1 : 1;
+	__builtin_memcpy(data + VLAN_TAG, mac, sizeof(mac));
+	return bpf_xdp_adjust_head(ctx, VLAN_TAG) ? -1 : 1;
+}
+
+/* The VLAN of a frame with a tag of 802.1Q, as an interface; null when the frame is cut short. */
+static __always_inline const struct interface *vlan_of(const void *data, const void *end)
+{
+	const struct ethhdr *eth = data;
+	const __be16 *tag = data + ETH_HLEN;
+	__u32 id;
+
+	if (data + ETH_HLEN + VLAN_TAG > end || eth->h_proto != bpf_htons(ETH_P_8021Q))
+		return 0;
+	id = bpf_ntohs(*tag) & VLAN_ID_MASK;
+	return bpf_map_lookup_elem(&vlans, &id);
 }
 
 /* While the interface has no address, the server's answer goes to the offered one, which is not ours yet. */
@@ -228,7 +259,7 @@ static __always_inline int resembles6(const struct ipv6hdr *ip, const void *end)
 	return resembles(&f, ip + 1, end);
 }
 
-static __always_inline enum verdict judge4(const struct iphdr *ip, const void *end, const struct config *cfg)
+static __always_inline enum verdict judge4(const struct iphdr *ip, const void *end, const struct interface *own)
 {
 	const __u8 *local;
 
@@ -239,7 +270,7 @@ static __always_inline enum verdict judge4(const struct iphdr *ip, const void *e
 	local = bpf_map_lookup_elem(&local4, &ip->daddr);
 	if (local)
 		return *local == LOCAL_TRANSLATED || resembles4(ip, end) ? TRANSLATED : TO_KERNEL;
-	if ((cfg->flags & FLAG_ACCEPT_DHCP) && is_dhcp_answer(ip, end))
+	if ((own->flags & FLAG_ACCEPT_DHCP) && is_dhcp_answer(ip, end))
 		return TO_KERNEL;
 	return TRANSIT;
 }
@@ -282,39 +313,53 @@ int sluice_steer(struct xdp_md *ctx)
 	const struct config *cfg = bpf_map_lookup_elem(&config, &zero);
 	struct counters *c = bpf_map_lookup_elem(&counters, &zero);
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	const struct interface *own;
 	struct ethhdr *eth = data;
 	enum verdict verdict = TO_KERNEL;
+	__be16 *type = data + 2 * ETH_ALEN;
 	int tags;
 
 	if (!cfg || !c)
 		return XDP_PASS;
 	if (data + ETH_HLEN > end)
 		return count(c, PASSED, XDP_PASS);
-	if ((cfg->flags & FLAG_COOKIE) && same_mac(eth->h_source, cfg->cookie))
+	if (cfg->has_cookie && same_mac(eth->h_source, cfg->cookie))
 		return restore(ctx);
-	/* multicast, broadcast, or a frame for somebody else, which the kernel does not forward either */
-	if (!same_mac(eth->h_dest, cfg->mac))
-		return count(c, PASSED, XDP_PASS);
 
-	if (is_vlan(eth->h_proto)) {
+	own = &cfg->untagged;
+	if (is_vlan(*type)) {
+		if (eth->h_dest[0] & 1)
+			return count(c, PASSED, XDP_PASS);
 		tags = untag(ctx);
 		if (tags > 0)
 			tags = untag(ctx);
-		if (tags < 0)
-			return count(c, PASSED, XDP_PASS);
 		data = (void *)(long)ctx->data;
 		end = (void *)(long)ctx->data_end;
 		eth = data;
+		type = data + 2 * ETH_ALEN;
 		if (data + ETH_HLEN > end)
 			return count(c, PASSED, XDP_PASS);
-		if (is_vlan(eth->h_proto))
+		if (tags < 0) {
+			own = vlan_of(data, end);
+			type += VLAN_TAG / sizeof(*type);
+		} else if (is_vlan(*type)) {
 			return count(c, BAD_TAGS, XDP_DROP);
+		}
 	}
+	/* another VLAN, multicast, broadcast, or a frame for somebody else, which the kernel does not forward either */
+	if (!own || !(own->flags & FLAG_MANAGED) || !same_mac(eth->h_dest, own->mac))
+		return count(c, PASSED, XDP_PASS);
+	if ((void *)(type + 2) > end)
+		return count(c, PASSED, XDP_PASS);
+	/* A priority tag inside a VLAN's tag means nothing, but the kernel would take it off and forward the frame. A
+	 * VLAN inside the VLAN is an interface of the kernel's. */
+	if (is_vlan(*type))
+		return type[1] & bpf_htons(VLAN_ID_MASK) ? count(c, PASSED, XDP_PASS) : count(c, BAD_TAGS, XDP_DROP);
 
-	if (eth->h_proto == bpf_htons(ETH_P_IP))
-		verdict = judge4(data + ETH_HLEN, end, cfg);
-	else if (eth->h_proto == bpf_htons(ETH_P_IPV6))
-		verdict = judge6(data + ETH_HLEN, end);
+	if (*type == bpf_htons(ETH_P_IP))
+		verdict = judge4((void *)(type + 1), end, own);
+	else if (*type == bpf_htons(ETH_P_IPV6))
+		verdict = judge6((void *)(type + 1), end);
 
 	switch (verdict) {
 	case TRANSIT:

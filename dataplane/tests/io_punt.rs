@@ -40,7 +40,7 @@ fn while_punting(lab: &Lab, mode: IoMode, traffic: impl FnOnce() + Send) -> u64 
                     steer.heartbeat(monotonic()).unwrap();
                     io.ports[0].receive(&mut io.pool, &mut frames, BURST);
                     let bytes: Vec<&[u8]> = frames.iter().map(|f| io.pool.bytes(*f)).collect();
-                    assert_eq!(injector.inject(steer.ingress(), &bytes).unwrap(), bytes.len());
+                    assert_eq!(injector.inject(steer.ingress(0), &bytes).unwrap(), bytes.len());
                     punted += bytes.len() as u64;
                     frames.drain(..).for_each(|f| io.pool.give(f));
                     wait(&io.ports, 5);
@@ -140,16 +140,16 @@ fn sizes_and_batches() {
             f[36..38].copy_from_slice(&[0xf7, 0xff]);
             f
         };
-        let sizes: Vec<Vec<u8>> = (0..150).map(|i| echo(60 + i * 20)).chain([vec![0; 13], echo(3391)]).collect();
-        assert_eq!(injector.inject(steer.ingress(), &sizes).unwrap(), 150);
-        assert_eq!(injector.inject(steer.ingress(), &[echo(3390)]).unwrap(), 1);
-        assert_eq!(injector.inject(steer.ingress(), &[] as &[Vec<u8>]).unwrap(), 0);
+        let sizes: Vec<Vec<u8>> = (0..150).map(|i| echo(60 + i * 20)).chain([vec![0; 13], echo(3387)]).collect();
+        assert_eq!(injector.inject(steer.ingress(0), &sizes).unwrap(), 150);
+        assert_eq!(injector.inject(steer.ingress(0), &[echo(3386)]).unwrap(), 1);
+        assert_eq!(injector.inject(steer.ingress(0), &[] as &[Vec<u8>]).unwrap(), 0);
         let deadline = Instant::now() + Duration::from_secs(2);
         while received() < before + 151 && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }
         assert_eq!(received(), before + 151);
-        let gone = Ingress { ifindex: 9999, cookie: None };
+        let gone = Ingress { ifindex: 9999, vlan: 0, cookie: None };
         let error = injector.inject(gone, &[echo(60)]).unwrap_err().to_string();
         assert!(error.contains("index 9999 failed"), "{error}");
         steer.detach().unwrap();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use aya::Ebpf;
 use aya::programs::Xdp;
 use dataplane::io::link::{Link, XdpMode};
-use dataplane::io::steer::{LocalKind, OnFailure, Steer, SteerCounters};
+use dataplane::io::steer::{LocalKind, Managed, OnFailure, Steer, SteerCounters};
 use dataplane::io::xsk::{IoMode, open_worker};
 use dataplane::io::{Frame, Port};
 use io_support::*;
@@ -95,6 +95,24 @@ fn cases() -> Vec<Case> {
         ("priority tag around VLAN 5", frame(D0_MAC, &[0, 5], 0x0800, &v4("10.2.0.2")), passed),
         ("three priority tags", frame(D0_MAC, &[0, 0, 0], 0x0800, &v4("10.2.0.2")), bad_tags),
         ("priority tag, the host's address", frame(D0_MAC, &[0], 0x0800, &v4("10.1.0.1")), passed),
+        ("managed VLAN", frame(D0_MAC, &[20], 0x0800, &v4("10.2.0.2")), redirected),
+        ("managed VLAN, with a priority", frame(D0_MAC, &[0xe014], 0x86dd, &v6("fd01::2", "fd02::2")), redirected),
+        ("managed VLAN, the host's address", frame(D0_MAC, &[20], 0x0800, &v4("10.1.0.1")), passed),
+        ("managed VLAN, a translated address", frame(D0_MAC, &[20], 0x0800, &v4("10.2.0.1")), redirected),
+        ("managed VLAN, ARP", frame(D0_MAC, &[20], 0x0806, &[0; 28]), passed),
+        ("managed VLAN, broadcast frame", frame(BROADCAST, &[20], 0x0800, &v4("10.2.0.2")), passed),
+        ("managed VLAN, somebody else's frame", frame(OTHER_MAC, &[20], 0x0800, &v4("10.2.0.2")), passed),
+        ("managed VLAN with an address of its own", frame(OTHER_MAC, &[30], 0x0800, &v4("10.2.0.2")), redirected),
+        ("the device's address on that VLAN", frame(D0_MAC, &[30], 0x0800, &v4("10.2.0.2")), passed),
+        (
+            "managed VLAN, a DHCP answer",
+            frame(OTHER_MAC, &[30], 0x0800, &ipv4("10.1.0.77", 17, 0, &udp(67, 68))),
+            passed,
+        ),
+        ("priority tag around a managed VLAN", frame(D0_MAC, &[0xe000, 20], 0x0800, &v4("10.2.0.2")), redirected),
+        ("two priority tags around a managed VLAN", frame(D0_MAC, &[0, 0, 20], 0x0800, &v4("10.2.0.2")), bad_tags),
+        ("priority tag in a managed VLAN", frame(D0_MAC, &[20, 0], 0x0800, &v4("10.2.0.2")), bad_tags),
+        ("VLAN in a managed VLAN", frame(D0_MAC, &[20, 7], 0x0800, &v4("10.2.0.2")), passed),
     ]
 }
 
@@ -144,6 +162,9 @@ fn who_gets_what() {
         steer.remove_local(address("10.77.0.1")).unwrap();
         steer.heartbeat(monotonic()).unwrap();
         enter_sockets(std::slice::from_mut(&mut steer), &io);
+        let managed = |mac, accept_dhcp| Some(Managed { mac, accept_dhcp });
+        steer.set_interface(20, managed(D0_MAC, false)).unwrap();
+        steer.set_interface(30, managed(OTHER_MAC, true)).unwrap();
         steer.attach(IoMode::Copy).unwrap();
 
         for (name, bytes, counter) in cases() {
@@ -154,9 +175,12 @@ fn who_gets_what() {
             let received = receive(&mut io.ports[0], &mut io.pool, expected);
             assert_eq!(received.len(), expected, "{name}");
             for f in received {
-                // Priority tags are gone: the addresses come right before the type.
-                assert!(io.pool.bytes(f).starts_with(&[D0_MAC, CLIENT_MAC].concat()), "{name}");
-                assert!(matches!(io.pool.bytes(f)[12..14], [0x08, 0x00] | [0x86, 0xdd]), "{name}");
+                // Priority tags are gone: the addresses come right before the type, or the VLAN's tag.
+                let b = io.pool.bytes(f);
+                let type_at = if name.contains("managed") { 16 } else { 12 };
+                assert!(b[..6] == bytes[..6] && b[6..12] == CLIENT_MAC, "{name}");
+                assert!(type_at == 12 || matches!(b[12..16], [0x81, 0x00, _, 20 | 30]), "{name}");
+                assert!(matches!(b[type_at..type_at + 2], [0x08, 0x00] | [0x86, 0xdd]), "{name}");
                 assert!(io.pool.offset(f) == 256 || name.contains("priority"), "{name}: {f:?}");
                 io.pool.give(f);
             }
@@ -167,16 +191,25 @@ fn who_gets_what() {
         let (before, after) = observe(&steer, &send, &translated);
         assert_eq!(after.unattended_host, before.unattended_host + 1, "the heartbeat is too old");
 
-        steer.set_accept_dhcp(true).unwrap();
+        steer.set_interface(0, managed(D0_MAC, true)).unwrap();
         let dhcp = frame(D0_MAC, &[], 0x0800, &ipv4("10.1.0.77", 17, 0, &udp(67, 68)));
         let (before, after) = observe(&steer, &send, &dhcp);
         assert_eq!(after.passed, before.passed + 1, "a DHCP answer while the device has no address");
-        steer.set_accept_dhcp(false).unwrap();
 
-        steer.set_mac(OTHER_MAC).unwrap();
+        steer.set_interface(0, managed(OTHER_MAC, false)).unwrap();
         let (before, after) =
             observe(&steer, &send, &frame(OTHER_MAC, &[], 0x0800, &ipv4("10.2.0.2", 17, 0, &udp(1, 2))));
         assert_eq!(after.redirected, before.redirected + 1, "the device's new address");
+
+        steer.set_interface(0, None).unwrap();
+        steer.set_interface(30, None).unwrap();
+        let packet = ipv4("10.2.0.2", 17, 0, &udp(1, 2));
+        for tags in [&[][..], &[0], &[30]] {
+            let (before, after) = observe(&steer, &send, &frame(OTHER_MAC, tags, 0x0800, &packet));
+            assert_eq!(after.passed, before.passed + 1, "tags {tags:?}, which are not managed any more");
+        }
+        let (before, after) = observe(&steer, &send, &frame(D0_MAC, &[20], 0x0800, &packet));
+        assert_eq!(after.redirected, before.redirected + 1, "a VLAN on a device whose untagged frames are not managed");
         check_all(&mut io);
         steer.detach().unwrap();
     });

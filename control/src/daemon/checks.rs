@@ -4,6 +4,8 @@ use std::fs;
 
 use anyhow::bail;
 use config::Config;
+use dataplane::io::ethtool;
+use dataplane::policy::Policy;
 
 /// Capabilities that are needed, with their numbers in linux/capability.h. BPF programs need CAP_BPF, or
 /// CAP_SYS_ADMIN where the container runtime does not know that.
@@ -50,6 +52,32 @@ pub(super) fn forwarding(open: bool) {
         ),
         _ => {}
     }
+}
+
+/// Refuses devices with VLANs whose cards take the tags off: the frames of all VLANs would look untagged.
+pub(super) fn vlan_tags(policy: &Policy) -> anyhow::Result<()> {
+    for (device, interfaces) in policy.devices() {
+        let mut interfaces = interfaces.iter().map(|i| &policy.interfaces[usize::from(*i)]);
+        let Some(i) = interfaces.find(|i| i.vlan != 0) else { continue };
+        // A device that is not there, or does not answer, is reported by others.
+        let driver = ethtool::driver(device).ok().flatten();
+        if driver.as_deref() == Some("veth") {
+            tracing::info!(
+                "{device} is a veth: its other end must write VLAN tags into the frames, or they look untagged: \
+                 `ethtool -K PEER txvlan off` there"
+            );
+        } else if ethtool::strips_vlan(device).ok().flatten() == Some(true) {
+            bail!("interface {}: {}", i.name, strips(device));
+        }
+    }
+    Ok(())
+}
+
+fn strips(device: &str) -> String {
+    format!(
+        "{device} takes the VLAN tags off what it receives, so that the frames of all VLANs look untagged: turn that \
+         off with `ethtool -K {device} rxvlan off`"
+    )
 }
 
 /// The CPU of each worker, `None` for one that is not pinned; as many as there are to be workers.

@@ -128,6 +128,7 @@ async fn gateway(policies: &Arc<Policies>, watch_file: bool, signals: &mut Signa
     let started = SystemTime::now();
     let running = policies.running();
     let config = &running.config;
+    checks::vlan_tags(&config.policy)?;
     let steering = Arc::new(Steering::load(&config.policy, config.io.on_failure)?);
     let cpus = checks::cpus(config, &steering.receive_queues())?;
     let socket = ControlSocket::open(&config.control.socket)?;

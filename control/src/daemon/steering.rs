@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::Context;
 use dataplane::io::host::HostProgram;
 use dataplane::io::punt::Ingress;
-use dataplane::io::steer::{self, LocalKind, Steer, SteerCounters};
+use dataplane::io::steer::{self, LocalKind, Managed, Steer, SteerCounters};
 use dataplane::io::xsk::{IoMode, XskPort};
 use dataplane::policy::{InterfaceId, Policy};
 use dataplane::route::Interface;
@@ -20,9 +20,14 @@ struct One {
     name: String,
     steer: Steer,
     /// The policy's interfaces on the device.
-    interfaces: Vec<InterfaceId>,
-    mac: [u8; 6],
-    accept_dhcp: bool,
+    interfaces: Vec<Own>,
+}
+
+/// An interface as its device's program knows it.
+struct Own {
+    id: InterfaceId,
+    vlan: u16,
+    told: Managed,
 }
 
 impl Steering {
@@ -37,9 +42,16 @@ impl Steering {
         };
         let load = |(device, interfaces): (&str, Vec<InterfaceId>)| {
             let name = format!("interface {}", policy.interfaces[usize::from(interfaces[0])].name);
-            let steer = Steer::load(device, on_failure).with_context(|| name.clone())?;
-            let mac = steer.link().mac;
-            Ok(One { name, steer, interfaces, mac, accept_dhcp: false })
+            let mut steer = Steer::load(device, on_failure).with_context(|| name.clone())?;
+            let told = Managed { mac: steer.link().mac, accept_dhcp: false };
+            let own = |id: InterfaceId| Own { id, vlan: policy.interfaces[usize::from(id)].vlan, told };
+            let interfaces: Vec<Own> = interfaces.into_iter().map(own).collect();
+            let mut set = || {
+                steer.set_interface(0, None)?;
+                interfaces.iter().try_for_each(|i| steer.set_interface(i.vlan, Some(i.told)))
+            };
+            set().with_context(|| name.clone())?;
+            Ok(One { name, steer, interfaces })
         };
         Ok(Steering(Mutex::new(policy.devices().into_iter().map(load).collect::<anyhow::Result<_>>()?)))
     }
@@ -60,14 +72,14 @@ impl Steering {
 
     /// How frames are handed to the kernel on each interface; final once the programs are attached.
     pub(crate) fn ingress(&self) -> Vec<Ingress> {
-        self.by_interface(|o, _| o.steer.ingress())
+        self.by_interface(|o, i| o.steer.ingress(i.vlan))
     }
 
     /// What `get` says of each interface, in the policy's order.
-    fn by_interface<T>(&self, get: impl Fn(&One, InterfaceId) -> T) -> Vec<T> {
+    fn by_interface<T>(&self, get: impl Fn(&One, &Own) -> T) -> Vec<T> {
         let all = self.all();
-        let mut found: Vec<_> = all.iter().flat_map(|o| o.interfaces.iter().map(|i| (*i, get(o, *i)))).collect();
-        found.sort_by_key(|(i, _)| *i);
+        let mut found: Vec<_> = all.iter().flat_map(|o| o.interfaces.iter().map(|i| (i.id, get(o, i)))).collect();
+        found.sort_by_key(|(id, _)| *id);
         found.into_iter().map(|(_, value)| value).collect()
     }
 
@@ -90,20 +102,23 @@ impl Steering {
         let kind = |translated: bool| if translated { LocalKind::Translated } else { LocalKind::Host };
         let addresses: Vec<_> = local.iter().map(|(a, t)| (*a, kind(*t))).collect();
         for o in self.all().iter_mut() {
-            let i = &interfaces[usize::from(o.interfaces[0])];
+            let One { name, steer, interfaces: own } = o;
             let mut set = || {
-                o.steer.replace_locals(&addresses)?;
-                if i.ifindex == o.steer.link().index && i.mac.0 != o.mac {
-                    o.mac = i.mac.0;
-                    o.steer.set_mac(o.mac)?;
-                }
-                if i.v4.is_empty() != o.accept_dhcp {
-                    o.accept_dhcp = i.v4.is_empty();
-                    o.steer.set_accept_dhcp(o.accept_dhcp)?;
+                steer.replace_locals(&addresses)?;
+                for own in own {
+                    let i = &interfaces[usize::from(own.id)];
+                    // A VLAN device that is yet to be made takes the address of its device.
+                    let exists = i.ifindex != 0 && i.device == steer.link().index;
+                    let now =
+                        Managed { mac: if exists { i.mac.0 } else { own.told.mac }, accept_dhcp: i.v4.is_empty() };
+                    if now != own.told {
+                        steer.set_interface(own.vlan, Some(now))?;
+                        own.told = now;
+                    }
                 }
                 Ok::<_, steer::SteerError>(())
             };
-            set().with_context(|| o.name.clone())?;
+            set().with_context(|| name.clone())?;
         }
         Ok(())
     }
@@ -133,7 +148,7 @@ impl Steering {
                 dataplane::io::link::XdpMode::Generic => "generic",
                 dataplane::io::link::XdpMode::Offloaded => "offloaded",
             };
-            Ok((o.interfaces[0], mode))
+            Ok((o.interfaces[0].id, mode))
         };
         self.all().iter_mut().map(attach).collect()
     }
@@ -157,7 +172,7 @@ impl Steering {
 
     /// What each program has done so far, where the kernel says it, with the first interface on its device.
     pub(crate) fn counters(&self) -> Vec<(InterfaceId, SteerCounters)> {
-        self.all().iter().filter_map(|o| Some((o.interfaces[0], o.steer.counters().ok()?))).collect()
+        self.all().iter().filter_map(|o| Some((o.interfaces[0].id, o.steer.counters().ok()?))).collect()
     }
 
     /// Takes the programs off their devices.

@@ -8,7 +8,9 @@ use dataplane::policy::{InterfaceId, InterfacePolicy};
 use dataplane::route::{Interface, Mac};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, VlanProtocol,
+};
 
 /// What is kept of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +22,17 @@ struct Link {
     up: bool,
     /// Has carrier.
     carrier: bool,
+    /// What it is when it is a VLAN device.
+    vlan: Option<Vlan>,
+}
+
+/// A VLAN device of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Vlan {
+    /// The index of the device it is on; 0 when that is in another namespace.
+    parent: u32,
+    /// Its id; `None` for one that is not of 802.1Q.
+    id: Option<u16>,
 }
 
 /// What is kept of an address.
@@ -63,6 +76,7 @@ impl Links {
             mtu: 0,
             up: flags.contains(LinkFlags::Up),
             carrier: flags.contains(LinkFlags::LowerUp),
+            vlan: read_vlan(m),
         };
         for a in &m.attributes {
             match a {
@@ -115,21 +129,34 @@ impl Links {
 
     /// The policy's interfaces with what is known of their devices; index 0 and down where there is none.
     pub(super) fn interfaces(&self, policy: &[InterfacePolicy]) -> Vec<Interface> {
-        policy
-            .iter()
-            .map(|p| match self.links.iter().find(|(_, l)| l.name == p.device) {
-                None => Interface::default(),
-                Some((index, l)) => Interface {
-                    ifindex: *index,
-                    device: *index,
-                    mac: l.mac,
-                    mtu: u16::try_from(l.mtu).unwrap_or(u16::MAX),
-                    up: l.up && l.carrier,
-                    v4: self.of_family::<V4>(*index),
-                    v6: self.of_family::<V6>(*index),
-                },
-            })
-            .collect()
+        policy.iter().map(|p| self.interface(p)).collect()
+    }
+
+    fn interface(&self, p: &InterfacePolicy) -> Interface {
+        let Some((parent, device)) = self.named(&p.device) else { return Interface::default() };
+        let found = if p.vlan == 0 { Some((parent, device)) } else { self.vlan_device(parent, p) };
+        let Some((ifindex, l)) = found else { return Interface { device: parent, ..Interface::default() } };
+        Interface {
+            ifindex,
+            device: parent,
+            mac: l.mac,
+            mtu: u16::try_from(l.mtu).unwrap_or(u16::MAX),
+            up: l.up && l.carrier && device.up && device.carrier,
+            v4: self.of_family::<V4>(ifindex),
+            v6: self.of_family::<V6>(ifindex),
+        }
+    }
+
+    fn named(&self, name: &str) -> Option<(u32, &Link)> {
+        self.links.iter().find(|(_, l)| l.name == name).map(|(index, l)| (*index, l))
+    }
+
+    /// What has the addresses of a VLAN: the kernel's VLAN device, whatever its name, else a device of another kind
+    /// that is named like one, `eth1.20`.
+    fn vlan_device(&self, parent: u32, p: &InterfacePolicy) -> Option<(u32, &Link)> {
+        let vlan = Some(Vlan { parent, id: Some(p.vlan) });
+        let device = self.links.iter().find(|(_, l)| l.vlan == vlan).map(|(index, l)| (*index, l));
+        device.or_else(|| self.named(&vlan_name(p)).filter(|(_, l)| l.vlan.is_none()))
     }
 
     fn of_family<A: Address>(&self, index: u32) -> Vec<(A, u8)> {
@@ -138,10 +165,54 @@ impl Links {
     }
 }
 
+/// What a VLAN device is usually named.
+fn vlan_name(p: &InterfacePolicy) -> String {
+    format!("{}.{}", p.device, p.vlan)
+}
+
+/// That the kernel has no device for an interface that is a VLAN, and what to do.
+pub(crate) fn no_vlan_device(p: &InterfacePolicy) -> String {
+    let (device, id, name) = (&p.device, p.vlan, vlan_name(p));
+    format!("{device} has no VLAN device with id {id}: `ip link add link {device} name {name} type vlan id {id}`")
+}
+
 /// The policy's interfaces by the kernel's index.
 pub(super) fn by_index(interfaces: &[Interface]) -> HashMap<u32, InterfaceId> {
     let all = interfaces.iter().zip(0..);
     all.filter(|(i, _)| i.ifindex != 0).map(|(i, id)| (i.ifindex, id)).collect()
+}
+
+/// What a link is when it is a VLAN device.
+fn read_vlan(m: &LinkMessage) -> Option<Vlan> {
+    let mut vlan = None;
+    let (mut parent, mut elsewhere) = (0, false);
+    for a in &m.attributes {
+        match a {
+            LinkAttribute::Link(index) => parent = *index,
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::LinkInfo(infos) => vlan = read_vlan_id(infos),
+            _ => {}
+        }
+    }
+    Some(Vlan { parent: if elsewhere { 0 } else { parent }, id: vlan? })
+}
+
+fn read_vlan_id(infos: &[LinkInfo]) -> Option<Option<u16>> {
+    if !infos.contains(&LinkInfo::Kind(InfoKind::Vlan)) {
+        return None;
+    }
+    let (mut id, mut protocol) = (None, VlanProtocol::Ieee8021Q);
+    for info in infos {
+        let LinkInfo::Data(InfoData::Vlan(data)) = info else { continue };
+        for d in data {
+            match d {
+                InfoVlan::Id(n) => id = Some(*n),
+                InfoVlan::Protocol(p) => protocol = *p,
+                _ => {}
+            }
+        }
+    }
+    Some(id.filter(|_| protocol == VlanProtocol::Ieee8021Q))
 }
 
 /// The link's own address; with a peer, `IFA_ADDRESS` is the peer's.

@@ -32,6 +32,7 @@ use netlink_packet_core::NLM_F_CREATE;
 
 pub(crate) use coming::Coming;
 use kept::Kept;
+pub(crate) use links::no_vlan_device;
 pub(crate) use local::LocalAddresses;
 use netlink::Netlink;
 use state::{Pending, State};
@@ -317,11 +318,16 @@ impl Mirror {
 }
 
 fn log_changes(policy: &Policy, former: &[Interface], now: &[Interface]) {
-    for ((p, former), now) in policy.interfaces.iter().zip(former).zip(now) {
-        match (former.ifindex, now.ifindex) {
-            (1.., 0) => tracing::warn!("{} does not exist any more", p.device),
-            _ if former.up && !now.up => tracing::warn!("{} is down or has no carrier", p.device),
-            _ if !former.up && now.up => tracing::info!("{} is up", p.device),
+    for (id, (p, now)) in policy.interfaces.iter().zip(now).enumerate() {
+        // At the start there are none.
+        let former = former.get(id);
+        let existed = former.is_none_or(|f| f.ifindex != 0);
+        let was_up = former.map(|f| f.up);
+        match (now.ifindex, now.device) {
+            (0, 1..) if existed => tracing::warn!("interface {}: {}", p.name, no_vlan_device(p)),
+            (0, 0) if existed => tracing::warn!("{p} does not exist any more"),
+            _ if was_up == Some(true) && !now.up => tracing::warn!("{p} is down or has no carrier"),
+            _ if was_up == Some(false) && now.up => tracing::info!("{p} is up"),
             _ => {}
         }
     }

@@ -24,6 +24,7 @@ use thiserror::Error;
 
 use super::bpf::{BpfError, CAPABILITIES, Loaded};
 use super::link::{XdpMode, attach_xdp};
+use crate::packet::vlan;
 
 /// Frames handed over in one system call (`BATCH` in punt.bpf.c).
 const BATCH: u32 = 64;
@@ -40,8 +41,10 @@ const SOURCE: std::ops::Range<usize> = 6..12;
 /// An interface as frames are handed over on it; made by [`Steer::ingress`](super::steer::Steer::ingress).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ingress {
-    /// The kernel's index of the interface.
+    /// The kernel's index of the device.
     pub ifindex: u32,
+    /// The VLAN, whose tag the frames get back; 0 for none.
+    pub vlan: u16,
     /// What marks an injected frame for the steering program, where that would see it again.
     pub cookie: Option<[u8; 6]>,
 }
@@ -98,16 +101,16 @@ impl Injector {
     }
 
     /// Hands frames to the kernel as if received on an interface, in order. Returns how many those were:
-    /// frames shorter than an Ethernet header or longer than 3390 bytes are left out.
+    /// frames shorter than an Ethernet header or longer than 3386 bytes are left out.
     ///
     /// # Errors
     /// When the kernel refuses; of a long list the first frames may have been handed over.
     pub fn inject(&mut self, to: Ingress, frames: &[impl AsRef<[u8]>]) -> Result<usize, PuntError> {
-        let longest = MAX_FRAME - SOURCE.len();
+        let longest = MAX_FRAME - usize::from(vlan::TAG) - SOURCE.len();
         let mut done = 0;
         let mut waiting = 0;
         for frame in frames.iter().map(AsRef::as_ref).filter(|f| (ETHERNET..=longest).contains(&f.len())) {
-            self.write(waiting, frame, to.cookie)?;
+            self.write(waiting, frame, to)?;
             waiting += 1;
             if waiting == self.batch {
                 self.run(to.ifindex, waiting)?;
@@ -121,11 +124,18 @@ impl Injector {
         Ok(done + waiting as usize)
     }
 
-    fn write(&mut self, at: u32, frame: &[u8], cookie: Option<[u8; 6]>) -> Result<(), PuntError> {
+    fn write(&mut self, at: u32, frame: &[u8], to: Ingress) -> Result<(), PuntError> {
         let mut length = frame.len();
         let bytes = &mut self.slot[4..];
-        bytes[..length].copy_from_slice(frame);
-        if let Some(cookie) = cookie {
+        if to.vlan == 0 {
+            bytes[..length].copy_from_slice(frame);
+        } else {
+            let tag = usize::from(vlan::TAG);
+            bytes[tag..tag + length].copy_from_slice(frame);
+            vlan::put_on(bytes, to.vlan);
+            length += tag;
+        }
+        if let Some(cookie) = to.cookie {
             bytes.copy_within(SOURCE, length);
             bytes[SOURCE].copy_from_slice(&cookie);
             length += SOURCE.len();

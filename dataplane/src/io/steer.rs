@@ -35,8 +35,8 @@ pub const PROGRAM: &str = "sluice_steer";
 /// The most queues of an interface (`MAX_QUEUES` in steer.bpf.c).
 pub const MAX_QUEUES: u32 = 64;
 
-const FLAG_ACCEPT_DHCP: u8 = 1;
-const FLAG_COOKIE: u8 = 2;
+const FLAG_MANAGED: u8 = 1;
+const FLAG_ACCEPT_DHCP: u8 = 2;
 const XDP_DROP: u8 = 1;
 const XDP_PASS: u8 = 2;
 
@@ -48,6 +48,28 @@ pub enum OnFailure {
     Closed,
     /// The kernel gets it, and routes it under the host's own rules.
     Open,
+}
+
+/// An interface whose frames are the workers': those without a tag, or those of a VLAN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Managed {
+    /// Its Ethernet address.
+    pub mac: [u8; 6],
+    /// Whether the host may be asking for its IPv4 address by DHCP: the answer goes to the address offered, which
+    /// is not the host's yet, and would be taken for transit. Set it while the interface has no address.
+    pub accept_dhcp: bool,
+}
+
+impl Managed {
+    /// `struct interface` of steer.bpf.c.
+    fn encode(this: Option<Self>) -> [u8; 8] {
+        let mut out = [0; 8];
+        if let Some(m) = this {
+            out[..6].copy_from_slice(&m.mac);
+            out[6] = FLAG_MANAGED | if m.accept_dhcp { FLAG_ACCEPT_DHCP } else { 0 };
+        }
+        out
+    }
 }
 
 /// What an address of the gateway host is to the workers.
@@ -81,7 +103,7 @@ pub struct SteerCounters {
     pub failed_open: u64,
     /// In transit without a worker, dropped (`on_failure: closed`).
     pub failed_closed: u64,
-    /// Dropped for carrying more than two nested priority tags.
+    /// Dropped for priority tags where they mean nothing: more than two of them, or one inside a VLAN's.
     pub bad_tags: u64,
 }
 
@@ -96,7 +118,7 @@ pub struct Attached {
     pub replaced: bool,
 }
 
-/// The steering program of one interface.
+/// The steering program of one device.
 pub struct Steer {
     link: Link,
     program: ProgramFd,
@@ -104,6 +126,7 @@ pub struct Steer {
     /// Mirrors `struct config` of steer.bpf.c.
     config: [u8; 16],
     config_map: Array<MapData, [u8; 16]>,
+    vlans: Array<MapData, [u8; 8]>,
     sockets: XskMap<MapData>,
     heartbeat: Array<MapData, u64>,
     local4: HashMap<MapData, [u8; 4], u8>,
@@ -113,7 +136,7 @@ pub struct Steer {
 }
 
 impl Steer {
-    /// Loads the program for a device without attaching it.
+    /// Loads the program for a device without attaching it. The untagged frames are managed, no VLAN is.
     ///
     /// # Errors
     /// When there is no such Ethernet device, or the program cannot be loaded.
@@ -124,13 +147,14 @@ impl Steer {
         }
         let mut loaded = Loaded::new(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o")), PROGRAM)?;
         let mut config = [0; 16];
-        config[..6].copy_from_slice(&link.mac);
-        config[6] = if on_failure == OnFailure::Open { XDP_PASS } else { XDP_DROP };
+        config[..8].copy_from_slice(&Managed::encode(Some(Managed { mac: link.mac, accept_dhcp: false })));
+        config[8] = if on_failure == OnFailure::Open { XDP_PASS } else { XDP_DROP };
         let mut steer = Steer {
             program: loaded.program()?,
             attached: None,
             config,
             config_map: loaded.map("config")?,
+            vlans: loaded.map("vlans")?,
             sockets: loaded.map("sockets")?,
             heartbeat: loaded.map("heartbeat")?,
             local4: loaded.map("local4")?,
@@ -237,23 +261,20 @@ impl Steer {
         self.sockets.set(queue, socket.as_raw_fd(), 0).map_err(|e| map_error("entering a socket", &e))
     }
 
-    /// Tells the program the device's Ethernet address, after it has changed.
+    /// Tells the program whose the frames of a VLAN are, or with 0 those without a tag: the kernel's alone, or a
+    /// managed interface's.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn set_mac(&mut self, mac: [u8; 6]) -> Result<(), SteerError> {
-        self.config[..6].copy_from_slice(&mac);
-        self.write_config()
-    }
-
-    /// Whether the host may be asking for its IPv4 address by DHCP: the answer goes to the address offered,
-    /// which is not the host's yet, and would be taken for transit. Set it while the device has no address.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn set_accept_dhcp(&mut self, accept: bool) -> Result<(), SteerError> {
-        self.config[7] = if accept { self.config[7] | FLAG_ACCEPT_DHCP } else { self.config[7] & !FLAG_ACCEPT_DHCP };
-        self.write_config()
+    pub fn set_interface(&mut self, vlan: u16, interface: Option<Managed>) -> Result<(), SteerError> {
+        let value = Managed::encode(interface);
+        match vlan {
+            0 => {
+                self.config[..8].copy_from_slice(&value);
+                self.write_config()
+            }
+            _ => self.vlans.set(vlan.into(), value, 0).map_err(|e| map_error("entering a VLAN", &e)),
+        }
     }
 
     /// Tells the program that an address is the host's.
@@ -332,21 +353,18 @@ impl Steer {
         })
     }
 
-    /// Where the [`Injector`](super::punt::Injector) hands over frames that came in on this interface.
-    pub fn ingress(&self) -> Ingress {
-        let cookie =
-            (self.config[7] & FLAG_COOKIE != 0).then(|| self.config[8..14].try_into().expect("a slice of six bytes"));
-        Ingress { ifindex: self.link.index, cookie }
+    /// Where the [`Injector`](super::punt::Injector) hands over frames that came in on a VLAN of this device, or
+    /// with 0 those without a tag.
+    pub fn ingress(&self, vlan: u16) -> Ingress {
+        let cookie = (self.config[9] != 0).then(|| self.config[10..].try_into().expect("six bytes"));
+        Ingress { ifindex: self.link.index, vlan, cookie }
     }
 
     /// Generic XDP sees injected frames too, and must tell them from received ones: see steer.bpf.c.
     fn set_cookie(&mut self, mode: XdpMode) -> Result<(), SteerError> {
+        self.config[9] = u8::from(mode == XdpMode::Generic);
         if mode == XdpMode::Generic {
-            self.config[8..14]
-                .copy_from_slice(&random_mac().map_err(|e| BpfError::new("drawing a random number", &e))?);
-            self.config[7] |= FLAG_COOKIE;
-        } else {
-            self.config[7] &= !FLAG_COOKIE;
+            self.config[10..].copy_from_slice(&random_mac().map_err(|e| BpfError::new("drawing a random number", &e))?);
         }
         self.write_config()
     }

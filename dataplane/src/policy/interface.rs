@@ -24,12 +24,12 @@ impl InterfacePolicy {
     }
 }
 
-/// Where it is, as messages say it: `eth1`, or `eth1, VLAN 20`.
+/// Where it is, as messages say it: `eth1`, or `VLAN 20 of eth1`.
 impl fmt::Display for InterfacePolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.vlan {
             0 => f.write_str(&self.device),
-            vlan => write!(f, "{}, VLAN {vlan}", self.device),
+            vlan => write!(f, "VLAN {vlan} of {}", self.device),
         }
     }
 }
@@ -60,6 +60,6 @@ mod tests {
         let policy = Policy { interfaces, ..Policy::default() };
         assert_eq!(policy.devices(), [("eth1", vec![0, 2, 3]), ("eth0", vec![1])]);
         assert!(!policy.interfaces[0].is_same_link(&policy.interfaces[2]));
-        assert_eq!(policy.interfaces[0].to_string() + " " + &policy.interfaces[1].to_string(), "eth1, VLAN 20 eth0");
+        assert_eq!(policy.interfaces[0].to_string() + " " + &policy.interfaces[1].to_string(), "VLAN 20 of eth1 eth0");
     }
 }

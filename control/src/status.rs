@@ -104,6 +104,9 @@ pub(crate) struct Interface {
     pub(crate) name: String,
     /// The device.
     pub(crate) device: String,
+    /// The VLAN on the device, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) vlan: Option<u16>,
     /// The zone's name.
     pub(crate) zone: String,
     /// Whether it is up and has carrier.
@@ -304,6 +307,7 @@ fn interface(ctx: &Context, all: &[&Counters], id: usize) -> Interface {
     Interface {
         name: p.name.clone(),
         device: p.device.clone(),
+        vlan: Some(p.vlan).filter(|v| *v != 0),
         zone: current.policy.zones.get(usize::from(p.zone)).cloned().unwrap_or_default(),
         up: i.up,
         mac: i.mac.to_string(),

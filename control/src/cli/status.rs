@@ -44,7 +44,8 @@ fn write_text(s: &Status, t: &mut String) -> std::fmt::Result {
     writeln!(t, "\ninterfaces")?;
     for i in &s.interfaces {
         let up = if i.up { "up" } else { "DOWN" };
-        writeln!(t, "  {} ({}, zone {}): {up}, {}, mtu {}", i.name, i.device, i.zone, i.mac, i.mtu)?;
+        let vlan = i.vlan.map_or(String::new(), |v| format!(" VLAN {v}"));
+        writeln!(t, "  {} ({}{vlan}, zone {}): {up}, {}, mtu {}", i.name, i.device, i.zone, i.mac, i.mtu)?;
         writeln!(
             t,
             "    addresses {}",

@@ -61,23 +61,46 @@ pub(super) fn vlan_tags(policy: &Policy) -> anyhow::Result<()> {
         let Some(i) = interfaces.find(|i| i.vlan != 0) else { continue };
         // A device that is not there, or does not answer, is reported by others.
         let driver = ethtool::driver(device).ok().flatten();
-        if driver.as_deref() == Some("veth") {
-            tracing::info!(
-                "{device} is a veth: its other end must write VLAN tags into the frames, or they look untagged: \
+        let strips = ethtool::strips_vlan(device).ok().flatten() == Some(true);
+        match tags(driver.as_deref().unwrap_or_default(), strips) {
+            Tags::InFrames => {}
+            Tags::AsTheOtherEndDoes => tracing::info!(
+                "{device} is a veth: its other end must write VLAN tags into the frames, or they look untagged here: \
                  `ethtool -K PEER txvlan off` there"
-            );
-        } else if ethtool::strips_vlan(device).ok().flatten() == Some(true) {
-            bail!("interface {}: {}", i.name, strips(device));
+            ),
+            Tags::TakenOff => bail!(
+                "interface {}: {device} takes VLAN tags off the frames it receives, so that all of them look untagged: \
+                 turn that off with `ethtool -K {device} rxvlan off`",
+                i.name
+            ),
+            Tags::TakenOffBelow => bail!(
+                "interface {}: {device} gets its frames from another device, without their VLAN tags: name that device instead",
+                i.name
+            ),
         }
     }
     Ok(())
 }
 
-fn strips(device: &str) -> String {
-    format!(
-        "{device} takes the VLAN tags off what it receives, so that the frames of all VLANs look untagged: turn that \
-         off with `ethtool -K {device} rxvlan off`"
-    )
+/// Where the VLAN tags of received frames are when the XDP program sees them.
+#[derive(Debug, PartialEq, Eq)]
+enum Tags {
+    InFrames,
+    /// In the frames or beside them, as the sender left them.
+    AsTheOtherEndDoes,
+    TakenOff,
+    /// The kernel took them off before it passed the frames up.
+    TakenOffBelow,
+}
+
+fn tags(driver: &str, strips: bool) -> Tags {
+    match driver {
+        // Its own setting has no effect.
+        "veth" => Tags::AsTheOtherEndDoes,
+        "bridge" | "macvlan" | "802.1Q VLAN Support" => Tags::TakenOffBelow,
+        _ if strips => Tags::TakenOff,
+        _ => Tags::InFrames,
+    }
 }
 
 /// The CPU of each worker, `None` for one that is not pinned; as many as there are to be workers.
@@ -105,6 +128,14 @@ fn list(cpus: &[usize]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_vlan_tags_are() {
+        assert_eq!(tags("veth", true), Tags::AsTheOtherEndDoes);
+        assert_eq!(tags("ixgbe", true), Tags::TakenOff);
+        assert_eq!(tags("ixgbe", false), Tags::InFrames);
+        assert_eq!(tags("macvlan", false), Tags::TakenOffBelow);
+    }
 
     #[test]
     fn missing_capabilities_are_named() {

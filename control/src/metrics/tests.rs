@@ -174,6 +174,8 @@ fn health_says_why_not() {
     publish(Interface { ifindex: 8, device: 8, up: true, ..Interface::default() });
     not("made anew");
     assert_eq!(ctx.replaced(), Some("eth1".to_owned()));
+    publish(Interface { device: 7, ..Interface::default() });
+    not("interface lan: eth1 has no VLAN device");
     publish(Interface::default());
     not("does not exist any more");
     assert_eq!(ctx.replaced(), None);

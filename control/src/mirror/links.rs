@@ -250,3 +250,57 @@ fn read_address(m: &AddressMessage) -> Option<LinkAddress> {
     let rank = (narrow, flags.contains(AddressFlags::Deprecated), flags.contains(AddressFlags::Secondary));
     Some(LinkAddress { address, prefix: m.header.prefix_len, rank })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32, name: &str, more: Vec<LinkAttribute>) -> LinkMessage {
+        let mut m = LinkMessage::default();
+        m.header.index = index;
+        m.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+        m.attributes = vec![LinkAttribute::IfName(name.into()), LinkAttribute::Mtu(1500)];
+        m.attributes.extend(more);
+        m
+    }
+
+    fn vlan(index: u32, name: &str, parent: u32, id: u16, protocol: VlanProtocol) -> LinkMessage {
+        let data = InfoData::Vlan(vec![InfoVlan::Protocol(protocol), InfoVlan::Id(id)]);
+        let info = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vlan), LinkInfo::Data(data)]);
+        link(index, name, vec![LinkAttribute::Link(parent), info])
+    }
+
+    fn found(links: &Links, vlan: u16) -> (u32, u32, bool) {
+        let p = InterfacePolicy { device: "eth1".into(), vlan, ..InterfacePolicy::default() };
+        let i = links.interfaces(&[p]).remove(0);
+        (i.device, i.ifindex, i.up)
+    }
+
+    #[test]
+    fn vlan_devices_are_found_by_device_and_id() {
+        let mut links = Links::default();
+        assert_eq!(found(&links, 20), (0, 0, false));
+        links.set(&link(3, "eth1", vec![]));
+        assert_eq!((found(&links, 0), found(&links, 20)), ((3, 3, true), (3, 0, false)));
+        links.set(&vlan(4, "guests", 3, 20, VlanProtocol::Ieee8021Q));
+        assert_eq!(found(&links, 20), (3, 4, true));
+        // Another id, another device, another protocol, a device in another namespace with the same index.
+        links.set(&vlan(5, "eth1.21", 3, 22, VlanProtocol::Ieee8021Q));
+        links.set(&vlan(6, "eth0.21", 2, 21, VlanProtocol::Ieee8021Q));
+        links.set(&vlan(7, "qinq", 3, 21, VlanProtocol::Ieee8021Ad));
+        let mut foreign = vlan(8, "foreign", 3, 21, VlanProtocol::Ieee8021Q);
+        foreign.attributes.push(LinkAttribute::LinkNetNsId(0));
+        links.set(&foreign);
+        assert_eq!((found(&links, 21), found(&links, 22)), ((3, 0, false), (3, 5, true)));
+        // A device of another kind counts by its name, where there is no VLAN device.
+        links.set(&link(9, "eth1.23", vec![]));
+        links.set(&link(10, "eth1.20", vec![]));
+        assert_eq!((found(&links, 23), found(&links, 20)), ((3, 9, true), (3, 4, true)));
+        links.set(&{
+            let mut down = link(3, "eth1", vec![]);
+            down.header.flags = LinkFlags::Up;
+            down
+        });
+        assert_eq!(found(&links, 20), (3, 4, false));
+    }
+}

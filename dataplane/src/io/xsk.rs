@@ -9,7 +9,7 @@
 //! xsk-rs lets nobody make a frame descriptor from an address. The descriptors handed out at creation are
 //! kept by frame number; all of them begin at the same offset in their frame, where the kernel also puts
 //! what it receives. A packet that begins elsewhere is moved there before it is sent; that happens only to
-//! packets that lost a priority tag or whose sender prepended a header.
+//! packets that lost or got a VLAN tag.
 
 mod error;
 mod open;

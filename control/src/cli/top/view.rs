@@ -125,7 +125,8 @@ impl View {
         let interfaces = s.interfaces.iter().enumerate().map(|(n, i)| {
             let down = if i.up { Style::new() } else { Style::new().fg(Color::Red) };
             let state = if i.up { format!("zone {}", i.zone) } else { "DOWN".to_owned() };
-            let cells = [Cell::from(i.name.clone()).style(down), Cell::from(i.device.clone())];
+            let device = i.vlan.map_or(i.device.clone(), |v| format!("{}.{v}", i.device));
+            let cells = [Cell::from(i.name.clone()).style(down), Cell::from(device)];
             Row::new(cells.into_iter().chain(rate(self.rates.interfaces.get(n))).chain([Cell::from(state)]))
         });
         let workers = s.workers.iter().enumerate().map(|(n, w)| {

@@ -37,14 +37,11 @@ pub(super) fn apply(ctx: &Context, config: &Config) -> Result<Applied, String> {
     ctx.answers.ensure_attached(&policy).map_err(|e| format!("{e:#}"))?;
     ctx.coming.announce(&policy, &ctx.shared).inspect_err(|_| ctx.answers.settle(&current.policy))?;
     let generation = ctx.shared.publish_policy(policy.clone());
-    ctx.answers.settle(&policy);
     ctx.adopted.store(generation, Ordering::Release);
     // The mirror notices by itself that another policy is in force.
     ctx.coming.withdraw();
     let waited = wait(ctx, generation, |w| &w.generation).and_then(|()| wait(ctx, generation, |w| &w.adopted));
-    if let Err(e) = ctx.answers.ensure_attached(&policy) {
-        tracing::error!("{e:#}");
-    }
+    ctx.answers.settle(&policy);
     Ok(Applied { revalidated: revalidated(ctx) - before, late: waited.err() })
 }
 

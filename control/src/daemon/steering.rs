@@ -103,7 +103,7 @@ impl Steering {
         let addresses: Vec<_> = local.iter().map(|(a, t)| (*a, kind(*t))).collect();
         for o in self.all().iter_mut() {
             let One { name, steer, interfaces: own } = o;
-            let mut set = || {
+            let set = || {
                 steer.replace_locals(&addresses)?;
                 for own in own {
                     let i = &interfaces[usize::from(own.id)];

@@ -38,14 +38,28 @@ pub(super) fn received<P: Port>(w: &mut Core<P>, families: &mut Families, interf
     forward(w, families);
 }
 
-/// Takes over a frame that has come in at another worker.
-pub(super) fn handed<P: Port>(
-    w: &mut Core<P>,
-    families: &mut Families,
-    f: Frame,
-    interface: InterfaceId,
-    handed: Handed,
-) {
+/// The same for a port with VLANs: which interface a frame has come in on is said by its tag.
+pub(super) fn received_tagged<P: Port>(w: &mut Core<P>, families: &mut Families, port: usize, frames: &[Frame]) {
+    for (i, f) in frames.iter().enumerate() {
+        if let Some(later) = frames.get(i + AHEAD) {
+            prefetch(w.pool.address(*later));
+        }
+        let Core { inlets, pool, .. } = w;
+        match inlets.get(port).and_then(|inlet| inlet.receive(pool, *f)) {
+            Some((interface, f)) => {
+                let c = w.counters().interface(interface);
+                c.rx_packets.inc();
+                c.rx_bytes.add(u64::from(f.len));
+                one(w, families, f, interface, Handed::No);
+            }
+            None => w.discard(*f, DropReason::OtherHost),
+        }
+    }
+    forward(w, families);
+}
+
+/// Stage one for a single frame.
+pub(super) fn one<P: Port>(w: &mut Core<P>, families: &mut Families, f: Frame, interface: InterfaceId, handed: Handed) {
     let own = own_address(w, interface);
     parse(w, families, f, interface, own, handed);
 }

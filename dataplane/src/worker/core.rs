@@ -10,7 +10,7 @@ use super::events::Subscription;
 use super::reason::{DropReason, HandoffReason};
 use super::shared::{Handed, Lent, NeighbourRequest, Punt, Shared, ToHost};
 use super::translations::Translator;
-use super::wiring::Wiring;
+use super::wiring::{self, Inlet};
 use crate::conntrack::Ticks;
 use crate::io::host::{HostFlow, Origin};
 use crate::io::{Frame, FramePool, Port};
@@ -21,11 +21,20 @@ use crate::snapshot::Snapshot;
 /// Connections a worker reserves of the common limit at a time.
 const QUOTA_STEP: u32 = 256;
 
-/// What has been sent by one interface.
+/// Where an interface's frames leave, and what has left since [`Core::publish`].
 #[derive(Debug, Clone, Copy, Default)]
-struct Sent {
+pub(super) struct Outlet {
+    pub(super) port: u16,
+    /// The VLAN whose tag they get; 0 for none.
+    pub(super) vlan: u16,
     packets: u32,
     bytes: u64,
+}
+
+impl Outlet {
+    pub(super) fn new(port: u16, vlan: u16) -> Self {
+        Outlet { port, vlan, packets: 0, bytes: 0 }
+    }
 }
 
 /// The family-independent part of a worker.
@@ -39,10 +48,10 @@ pub(super) struct Core<P> {
     pub(super) route_epoch: u32,
     /// One for each device.
     pub(super) ports: Vec<P>,
-    /// Which port each interface's frames pass through.
-    pub(super) wiring: Wiring,
-    /// What has been sent on each interface since [`Core::publish`].
-    sent: Vec<Sent>,
+    /// One for each interface.
+    outlets: Vec<Outlet>,
+    /// Which interface a port's frames have come in on.
+    pub(super) inlets: Vec<Inlet>,
     pub(super) pool: FramePool,
     pub(super) now: Ticks,
     pub(super) random: Random,
@@ -64,8 +73,7 @@ pub(super) struct Core<P> {
 impl<P: Port> Core<P> {
     pub(super) fn new(id: u16, shared: Arc<Shared>, pool: FramePool, ports: Vec<P>) -> Self {
         let snapshot = shared.current.load();
-        let sent = vec![Sent::default(); shared.workers[usize::from(id)].counters.interfaces.len()];
-        let wiring = Wiring::new(&snapshot.policy);
+        let (outlets, inlets) = wiring::of(&snapshot.policy);
         let now = shared.now();
         Core {
             id,
@@ -73,9 +81,9 @@ impl<P: Port> Core<P> {
             shared,
             snapshot,
             route_epoch: 1,
-            sent,
             ports,
-            wiring,
+            outlets,
+            inlets,
             pool,
             now,
             random: Random::default(),
@@ -108,28 +116,34 @@ impl<P: Port> Core<P> {
     /// Queues a complete frame on an interface.
     #[inline(always)]
     pub(super) fn transmit(&mut self, interface: InterfaceId, f: Frame) {
-        let outlet = self.wiring.outlet(interface);
+        let outlet = &mut self.outlets[usize::from(interface)];
+        let port = &mut self.ports[usize::from(outlet.port)];
         let sent = match outlet.vlan {
-            0 => self.ports[usize::from(outlet.port)].send(&mut self.pool, f),
-            _ => self.send_tagged(outlet, f),
+            0 => port.send(&mut self.pool, f),
+            vlan => wiring::send_tagged(port, &mut self.pool, f, vlan),
         };
         match sent {
             Ok(()) => {
-                let s = &mut self.sent[usize::from(interface)];
-                s.packets += 1;
-                s.bytes += u64::from(f.len);
+                outlet.packets += 1;
+                outlet.bytes += u64::from(f.len);
             }
             Err(f) => self.discard(f, DropReason::TransmitFull),
         }
     }
 
+    /// Takes over which interfaces a new policy has, on the ports there are.
+    pub(super) fn rewire(&mut self) {
+        self.publish();
+        (self.outlets, self.inlets) = wiring::of(&self.snapshot.policy);
+    }
+
     /// Brings the shared counters of what was sent up to date.
     pub(super) fn publish(&mut self) {
-        for (s, c) in self.sent.iter_mut().zip(&self.shared.workers[usize::from(self.id)].counters.interfaces) {
-            if s.packets > 0 {
-                c.tx_packets.add(u64::from(s.packets));
-                c.tx_bytes.add(s.bytes);
-                *s = Sent::default();
+        for (o, c) in self.outlets.iter_mut().zip(&self.shared.workers[usize::from(self.id)].counters.interfaces) {
+            if o.packets > 0 {
+                c.tx_packets.add(u64::from(o.packets));
+                c.tx_bytes.add(o.bytes);
+                *o = Outlet::new(o.port, o.vlan);
             }
         }
     }

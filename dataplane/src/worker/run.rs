@@ -13,7 +13,7 @@ use super::reason::DropReason;
 use super::shared::Shared;
 use super::tasks::{self, Tasks};
 use super::unreachable;
-use super::wiring::Wiring;
+use super::wiring::Inlet;
 use crate::conntrack::Ticks;
 use crate::io::{BURST, Frame, FramePool, Port};
 use crate::packet::{V4, V6};
@@ -123,9 +123,9 @@ impl<P: Port> Worker<P> {
             }
             frames += self.received.len();
             let received = std::mem::take(&mut self.received);
-            match self.core.wiring.only_interface(i) {
+            match self.core.inlets.get(i).and_then(Inlet::only_interface) {
                 Some(interface) => burst::received(&mut self.core, &mut self.families, interface, &received),
-                None => self.tagged(&received, i),
+                None => burst::received_tagged(&mut self.core, &mut self.families, i, &received),
             }
             self.received = received;
             self.received.clear();
@@ -158,17 +158,6 @@ impl<P: Port> Worker<P> {
         frames
     }
 
-    /// A burst of a port with VLANs: each frame by itself, of the interface that its tag says.
-    fn tagged(&mut self, received: &[Frame], port: usize) {
-        for f in received {
-            let Core { wiring, pool, .. } = &mut self.core;
-            match wiring.receive(pool, port, *f) {
-                Ok((interface, f)) => burst::received(&mut self.core, &mut self.families, interface, &[f]),
-                Err(f) => self.core.discard(f, DropReason::OtherHost),
-            }
-        }
-    }
-
     /// Frames that other workers have handed over.
     fn take_over(&mut self) -> usize {
         if self.core.shared.workers[usize::from(self.core.id)].inbox.is_empty() {
@@ -189,7 +178,7 @@ impl<P: Port> Worker<P> {
                     let bytes = unsafe { std::slice::from_raw_parts(lent.data, usize::from(lent.len)) };
                     self.core.pool.bytes_mut(f).copy_from_slice(bytes);
                     self.core.counters().taken_over.inc();
-                    burst::handed(&mut self.core, &mut self.families, f, lent.interface, lent.handed);
+                    burst::one(&mut self.core, &mut self.families, f, lent.interface, lent.handed);
                 }
                 own => {
                     if let Some(f) = own {
@@ -211,7 +200,7 @@ impl<P: Port> Worker<P> {
         let own = &w.shared.workers[usize::from(w.id)];
         own.generation.store(w.snapshot.generation, Ordering::Release);
         if !Arc::ptr_eq(&former.policy, &w.snapshot.policy) {
-            w.wiring = Wiring::new(&w.snapshot.policy);
+            w.rewire();
             self.tasks.adopt(w.snapshot.generation);
         }
         w.route_epoch = w.route_epoch.wrapping_add(1).max(1);

@@ -174,7 +174,7 @@ pub(super) fn gauges<P: Port>(w: &Core<P>, f: &Families) {
     let neighbours = f.v4.neighbours.waiting() + f.v6.neighbours.waiting();
     c.frames_waiting.set(neighbours as u64 + u64::from(f.v4.fragments.waiting() + f.v6.fragments.waiting()));
     for (n, port) in w.ports.iter().enumerate() {
-        let Some(i) = w.wiring.first_interface(n).map(|i| c.interface(i)) else { continue };
+        let Some(i) = w.inlets.get(n).map(|inlet| c.interface(inlet.first)) else { continue };
         let held = port.held();
         i.frames_receive.set(u64::from(held.receive));
         i.frames_transmit.set(u64::from(held.transmit));

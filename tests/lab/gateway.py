@@ -116,6 +116,18 @@ class Sluice:
         """Packets dropped for a reason, from the metrics."""
         return int(self.metric('sluice_dropped_packets_total', reason=reason))
 
+    def counted(self):
+        """What the running daemon has counted of packets, for the report of a failed test."""
+        if not self.running():
+            return []
+        wanted = re.compile(r'sluice_(dropped|interface_(receive|transmit)_packets|steered|punt|icmp|handed_off|xsk)')
+        try:
+            series = metrics(self.http('/metrics'))
+        except (OSError, subprocess.SubprocessError, AssertionError) as e:
+            return ['no metrics: %s' % e]
+        return ['%s{%s} %d' % (n, ','.join('%s="%s"' % x for x in labels.items()), value)
+                for n, labels, value in series if value and wanted.match(n)]
+
     def attached(self):
         """The lines of `ip link` that name an XDP program."""
         return [line for line in self.lab.gw.ip('-d', 'link', 'show').splitlines() if re.search(r'\bxdp', line)]

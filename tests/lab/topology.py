@@ -154,6 +154,9 @@ class Lab:
             if name.endswith('.log') and os.path.getsize(path):
                 with open(path, errors='replace') as f:
                     out.append('--- %s\n%s' % (name, ''.join(f.readlines()[-40:]).rstrip()))
+        counted = self.gateway.counted()
+        if counted:
+            out.append('--- counted\n' + '\n'.join(counted))
         return '\n'.join(out)
 
 

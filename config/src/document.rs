@@ -1,5 +1,7 @@
 //! The whole document: every section in its order, then the checks between sections.
 
+use std::path::PathBuf;
+
 use dataplane::policy::Policy;
 
 use crate::advice;
@@ -128,7 +130,7 @@ pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>, beside: Besi
         io,
         control,
         reload,
-        files: report.files(),
+        files: report.files().into_iter().map(|(name, _)| PathBuf::from(&*name)).collect(),
     };
     if let Beside::Replacing(r) = beside
         && report.errors() == 0

@@ -31,6 +31,16 @@ pub(crate) fn utf8(bytes: Vec<u8>) -> Result<String, String> {
     })
 }
 
+/// The entries in a file and where each begins: one a line, without the comment that follows `#` or `;`.
+pub(crate) fn entries(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let blank = |c: char| c.is_whitespace() || c == '\u{feff}';
+    text.lines().filter_map(move |line| {
+        let entry = line.split(['#', ';']).next()?.trim_matches(blank);
+        // Both are parts of the text.
+        (!entry.is_empty()).then(|| (entry.as_ptr() as usize - text.as_ptr() as usize, entry))
+    })
+}
+
 /// Reads nothing, for texts that come from anywhere.
 pub(crate) fn none(_: &Path) -> Result<String, String> {
     Err("files are not read here".into())

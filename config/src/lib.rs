@@ -107,8 +107,10 @@ fn read(name: &str, text: &str, load: files::Load, beside: Beside<'_>) -> Result
     let mut report = Report::new(name, text, load);
     let root = yaml::read(&mut report);
     let config = root.as_ref().and_then(|root| document::compile(&mut report, root, beside));
+    let listed = report.files();
     let (config, warnings) = report.finish(config)?;
-    let written = root.and_then(|root| Written::of(text, &root)).unwrap_or(Written::Map(Vec::new()));
+    let mut written = root.and_then(|root| Written::of(text, &root)).unwrap_or(Written::Map(Vec::new()));
+    written.add_files(&listed);
     Ok(Checked { config, warnings, written })
 }
 

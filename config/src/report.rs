@@ -1,7 +1,7 @@
 //! Collects faults while a policy is read, and turns byte offsets into lines and columns.
 
 use std::cell::OnceCell;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use dataplane::policy::Place;
@@ -118,9 +118,13 @@ impl<'t> Report<'t> {
         Some((number, text))
     }
 
-    /// The files that were read beside the policy.
-    pub(crate) fn files(&self) -> Vec<PathBuf> {
-        self.sources[1..].iter().map(|s| PathBuf::from(&*s.name)).collect()
+    /// The files that were read beside the policy, with their texts.
+    pub(crate) fn files(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        let file = |s: &Source<'_>| match &s.text {
+            Text::Policy(_) => None,
+            Text::File(text) => Some((s.name.clone(), text.clone())),
+        };
+        self.sources.iter().filter_map(file).collect()
     }
 
     /// Errors so far; warnings do not count.

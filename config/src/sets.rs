@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use dataplane::policy::{AddressSet, InterfaceId, Members, NamedSet, PortSet};
 
+use crate::files;
 use crate::lists::{address, port_range};
 use crate::names::{Names, addresses_of, identifier};
 use crate::read::{Fields, Keys, items, looks_like_v6, scalar};
@@ -110,23 +111,13 @@ impl Entries {
         }
     }
 
-    /// A file with an entry a line. What follows `#` or `;` is a comment.
+    /// A file with an entry a line.
     fn file<'t>(&mut self, report: &mut Report<'t>, name: &str, node: &Node<'t>) {
         let Some(path) = scalar(report, node, "the name of a file") else { return };
         let Some((source, text)) = report.open(node.at, path) else { return };
-        let mut start = 0;
-        for line in text.split_inclusive('\n') {
-            let entry = line
-                .split(['#', ';'])
-                .next()
-                .unwrap_or("")
-                .trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
-            if !entry.is_empty() {
-                let indent = entry.as_ptr() as usize - line.as_ptr() as usize;
-                let at = Span { start: (start + indent) as u32, len: entry.len() as u32, source };
-                self.entry(report, name, at, entry);
-            }
-            start += line.len();
+        for (start, entry) in files::entries(&text) {
+            let at = Span { start: start as u32, len: entry.len() as u32, source };
+            self.entry(report, name, at, entry);
         }
     }
 

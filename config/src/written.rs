@@ -1,7 +1,9 @@
 //! What a policy's file says, as plain values: what two policies are compared by.
 
 use std::fmt;
+use std::sync::Arc;
 
+use crate::files;
 use crate::yaml::{Node, Value};
 
 /// A value as it is written.
@@ -30,6 +32,18 @@ impl Written {
                 Written::Map(entries.iter().filter_map(|(k, v)| Some((scalar(k), Written::of(text, v)?))).collect())
             }
         })
+    }
+
+    /// Adds the entries of files that the policy names, as lists under the names of the files.
+    pub(crate) fn add_files(&mut self, files: &[(Arc<str>, Arc<str>)]) {
+        let Written::Map(all) = self else { return };
+        for (name, text) in files {
+            if all.iter().any(|(key, _)| **key == **name) {
+                continue;
+            }
+            let entries = files::entries(text).map(|(_, entry)| Written::Text(entry.to_owned()));
+            all.push((name.to_string(), Written::List(entries.collect())));
+        }
     }
 
     /// The value of a key of a map.

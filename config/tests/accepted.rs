@@ -421,6 +421,26 @@ policy:
 }
 
 #[test]
+fn a_changed_file_is_a_changed_policy() {
+    let directory = tempfile::tempdir().expect("a writable directory");
+    let name = directory.path().join("p.yaml");
+    let read = |list: &str| {
+        std::fs::write(directory.path().join("list"), list).expect("a writable directory");
+        let text = format!("{HEAD}sets: {{ a: {{ file: list }} }}\n");
+        parse(&name.to_string_lossy(), &text).unwrap_or_else(|d| panic!("{d}")).written
+    };
+    let (before, after) = (read("10.0.0.1\n10.0.0.2 # two\n"), read("# none\n10.0.0.1\n10.0.0.3\n"));
+    assert!(!before.same(&after) && before.same(&read("10.0.0.1\n\n10.0.0.2\n")));
+    let difference = config::Difference::between(&before, &after);
+    let entries = &difference.entries[0];
+    assert_eq!(
+        (&entries.added[..], &entries.removed[..]),
+        (&["10.0.0.3".to_owned()][..], &["10.0.0.2".to_owned()][..])
+    );
+    assert_eq!(entries.key, directory.path().join("list").to_string_lossy());
+}
+
+#[test]
 fn reverse_path_by_zone() {
     let of = |text: &str| config(&format!("reverse_path: {text}\n")).policy.strict_reverse_path;
     assert_eq!(of("{ outside: strict, inside: off }"), Zones(0b10));

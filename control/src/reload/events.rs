@@ -1,7 +1,7 @@
 //! What changes the policy without a client: SIGHUP, a changed file, a confirmation that does not come.
 
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -56,7 +56,8 @@ pub(crate) fn follow(ctx: &Context, events: &Receiver<Event>, watch: Option<Send
             && quiet.is_some_and(|(at, latest)| at.min(latest) <= Instant::now())
         {
             quiet = None;
-            if w.has_changed(policies.file()) {
+            let files = [policies.file().to_owned()].into_iter().chain(policies.running().config.files.clone());
+            if w.has_changed(files) {
                 drop(policies.reload(ctx, None, None, Cause::Watch));
             }
         }
@@ -65,12 +66,12 @@ pub(crate) fn follow(ctx: &Context, events: &Receiver<Event>, watch: Option<Send
     Ok(())
 }
 
-/// The directories in which something may happen to the policy's file.
+/// The directories in which something may happen to the policy's file, and to those that it names.
 struct Watched {
     watcher: RecommendedWatcher,
     directories: BTreeSet<PathBuf>,
     keys: RandomState,
-    /// Hash of what the file said when it was last looked at.
+    /// Hash of what the files said when it was last looked at.
     seen: Option<u64>,
 }
 
@@ -105,14 +106,18 @@ impl Watched {
         Ok(())
     }
 
-    /// Whether the file says something else than when this was last asked.
-    fn has_changed(&mut self, file: &Path) -> bool {
-        if let Err(e) = self.watch(file) {
-            tracing::warn!("watching {}: {e}", file.display());
+    /// Whether the files, the policy's and those it names, say something else than when this was last asked.
+    fn has_changed(&mut self, files: impl Iterator<Item = PathBuf>) -> bool {
+        let mut hasher = self.keys.build_hasher();
+        for file in files {
+            if let Err(e) = self.watch(&file) {
+                tracing::warn!("watching {}: {e}", file.display());
+            }
+            // A file that is gone for a moment is about to be replaced.
+            let Ok(text) = std::fs::read(&file) else { return false };
+            text.hash(&mut hasher);
         }
-        // A file that is gone for a moment is about to be replaced.
-        let Ok(text) = std::fs::read(file) else { return false };
-        let now = Some(self.keys.hash_one(&text));
+        let now = Some(hasher.finish());
         std::mem::replace(&mut self.seen, now) != now
     }
 }

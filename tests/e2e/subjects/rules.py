@@ -152,12 +152,16 @@ def set_from_a_file(lab):
     write(lab, 'bad.txt', lines)
     policy = with_rules(lab, {'name': 'bad', 'match': {'from': 'inside', 'source': 'bad'}, 'action': 'drop'},
                         sets={'bad': {'file': 'bad.txt'}})
-    lab.gateway.start(policy)
+    lab.gateway.start(policy, options=['--watch'])
     lab.serve(lab.server)
     for address in (SERVER, SERVER6):
         assert tcp_ask(lab.client, address) and connect(lab.client2, address, ECHO, 0.4) == 'timeout'
     # Neighbours are one range: 45.0.0.0 to 45.1.134.159, and the client's two addresses.
     assert lab.gateway.metric('sluice_set_entries', set='bad') == 3
+    lines.remove(CLIENT2_6)
+    write(lab, 'bad.txt', lines)
+    wait_for(lambda: lab.gateway.metric('sluice_policy_generation') == 2, 'the changed file in force')
+    assert tcp_ask(lab.client2, SERVER6) and connect(lab.client2, SERVER, ECHO, 0.4) == 'timeout'
     lab.gateway.stop()
     lines[70000] += '0'
     write(lab, 'bad.txt', lines)

@@ -104,7 +104,7 @@ pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>, beside: Besi
         advice::translated_in_vain(report, &nat, default, &rules);
     }
     let Nat { source, destination, .. } = nat;
-    let config = Config {
+    let mut config = Config {
         policy: Policy {
             zones: names.zones,
             interfaces,
@@ -132,6 +132,9 @@ pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>, beside: Besi
         reload,
         files: report.files().into_iter().map(|(name, _)| PathBuf::from(&*name)).collect(),
     };
+    if report.errors() == 0 {
+        config.policy.index();
+    }
     if let Beside::Replacing(r) = beside
         && report.errors() == 0
     {

@@ -49,7 +49,10 @@ impl Published {
     /// Policies come from one thread.
     pub fn publish(&self, policy: Option<Arc<Policy>>, fib: Option<Arc<Fib>>) -> u32 {
         let former = self.load();
-        let policy = policy.map(|p| {
+        let policy = policy.map(|mut p| {
+            if p.index.is_none() {
+                Arc::make_mut(&mut p).index();
+            }
             let tallies = Tallies::new(&p, self.workers, (&former.policy, &former.tallies));
             (p, Arc::new(tallies))
         });

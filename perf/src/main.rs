@@ -33,6 +33,8 @@ enum Command {
     /// What `memory` runs inside callgrind
     #[command(hide = true)]
     Count(memory::Count),
+    /// What the rules cost a new connection
+    Rules(memory::Rules),
     /// Gateways side by side, between two hosts in network namespaces (root)
     Veth(veth::Arguments),
     /// Sends UDP frames of many flows
@@ -68,6 +70,7 @@ fn run(a: Arguments) -> anyhow::Result<()> {
     match command {
         Command::Memory(a) => memory::run(&a),
         Command::Count(a) => memory::count(&a),
+        Command::Rules(a) => memory::rules(&a),
         Command::Veth(a) => veth::run(&a),
         Command::Generate(a) => generate::run(&a),
         Command::Sink(a) => sink::run(&a),

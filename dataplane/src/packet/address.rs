@@ -34,6 +34,10 @@ pub trait Address: Copy + Eq + Ord + Hash + Default + fmt::Debug + fmt::Display 
     fn ip(self) -> IpAddr;
     /// The address of this family in `ip`, if it is of this family.
     fn from_ip(ip: IpAddr) -> Option<Self>;
+    /// As a number.
+    fn number(self) -> u128;
+    /// The address that is this number, of which the lower bits count.
+    fn from_number(n: u128) -> Self;
 }
 
 /// An IPv4 address in host byte order.
@@ -114,6 +118,16 @@ impl Address for V4 {
             IpAddr::V6(_) => None,
         }
     }
+
+    #[inline]
+    fn number(self) -> u128 {
+        self.0.into()
+    }
+
+    #[inline]
+    fn from_number(n: u128) -> Self {
+        V4(n as u32)
+    }
 }
 
 impl Address for V6 {
@@ -176,6 +190,16 @@ impl Address for V6 {
             IpAddr::V6(a) => Some(V6::from_bits(u128::from(a))),
             IpAddr::V4(_) => None,
         }
+    }
+
+    #[inline]
+    fn number(self) -> u128 {
+        self.bits()
+    }
+
+    #[inline]
+    fn from_number(n: u128) -> Self {
+        V6::from_bits(n)
     }
 }
 

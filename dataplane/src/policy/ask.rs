@@ -1,7 +1,10 @@
 //! Asking a policy: the first rule of a list that matches. Beside the rules, interfaces have a say with the
 //! addresses they have at the moment.
 
-use super::{Action, DestinationNat, Facts, Limit, Policy, Rule, SourceNat, TrackingRule};
+use std::sync::Arc;
+
+use super::classifier::{Classifier, Need};
+use super::{Action, DestinationNat, Facts, Limit, List, Match, Policy, Rule, SourceNat, TrackingRule};
 use crate::route::FibFamily;
 use crate::snapshot::Snapshot;
 
@@ -25,41 +28,101 @@ impl<A> Witness<A> for Nobody {
     fn matched(&mut self, _: u16, _: &Rule, _: &Facts<A>) {}
 }
 
+/// The classifiers of a policy's lists.
+#[derive(Debug)]
+pub struct Index([Classifier; 4]);
+
+impl Index {
+    fn of(p: &Policy) -> Self {
+        let forward: Vec<_> = p.rules.iter().map(|r| (&r.matcher, r.is_final())).collect();
+        let destination: Vec<_> = p.destination_nat.iter().map(|r| (&r.matcher, true)).collect();
+        let source: Vec<_> = p.source_nat.iter().map(|r| (&r.matcher, true)).collect();
+        let tracking: Vec<_> = p.tracking.iter().map(|r| (&r.matcher, true)).collect();
+        // As List numbers them.
+        Index([forward, destination, source, tracking].map(|rules| Classifier::new(&rules)))
+    }
+
+    /// The size of all trees in bytes.
+    pub fn size(&self) -> usize {
+        self.0.iter().map(Classifier::size).sum()
+    }
+}
+
 impl Policy {
     /// The index of no rule: the default decided.
     pub const DEFAULT: u16 = u16::MAX;
+
+    /// Makes what finds the rules for a packet without walking the lists; the rules do not change any more.
+    pub fn index(&mut self) {
+        self.index = Some(Arc::new(Index::of(self)));
+    }
+
+    /// The first rule of a list of so many that `ask` says yes to, which gets the conditions to compare.
+    #[inline]
+    fn find<A: FibFamily>(
+        &self,
+        list: List,
+        rules: usize,
+        facts: &Facts<A>,
+        mut ask: impl FnMut(u16, Need) -> bool,
+    ) -> Option<u16> {
+        match &self.index {
+            Some(index) => index.0[list as usize].find(facts, ask),
+            None => (0..rules as u16).find(|i| ask(*i, Need::ALL)),
+        }
+    }
 }
 
 impl Snapshot {
     /// The rule that decides and what it does, [`Policy::DEFAULT`] for the default. Rules on the way to it may
     /// change the mark in `facts`.
     pub fn verdict<A: FibFamily>(&self, facts: &mut Facts<A>, witness: &mut impl Witness<A>) -> (u16, Action) {
-        for (rule, i) in self.policy.rules.iter().zip(0..) {
+        let (rules, live) = (&self.policy.rules, &self.fib.interfaces);
+        let asked = *facts;
+        let decided = self.policy.find(List::Forward, rules.len(), &asked, |i, need| {
+            let rule = &rules[usize::from(i)];
             let within = |l: &Limit| witness.is_within(l, facts) != l.over;
-            if !rule.matcher.matches(facts, &self.fib.interfaces) || !rule.limit.as_ref().is_none_or(within) {
-                continue;
+            if !rule.matcher.fits(facts, live, need) || !rule.limit.as_ref().is_none_or(within) {
+                return false;
             }
             facts.mark = rule.mark.unwrap_or(facts.mark);
             witness.matched(i, rule, facts);
-            if rule.action != Action::Continue {
-                return (i, rule.action);
-            }
+            rule.action != Action::Continue
+        });
+        match decided {
+            Some(i) => (i, rules[usize::from(i)].action),
+            None => (Policy::DEFAULT, self.policy.default),
         }
-        (Policy::DEFAULT, self.policy.default)
     }
 
     /// The first tracking rule that matches, with its index.
     pub fn tracking<A: FibFamily>(&self, facts: &Facts<A>) -> Option<(usize, &TrackingRule)> {
-        self.policy.tracking.iter().enumerate().find(|(_, r)| r.matcher.matches(facts, &self.fib.interfaces))
+        self.first(List::Tracking, &self.policy.tracking, |r| &r.matcher, facts)
     }
 
     /// The first destination translation that matches, with its index.
     pub fn destination_nat<A: FibFamily>(&self, facts: &Facts<A>) -> Option<(usize, &DestinationNat)> {
-        self.policy.destination_nat.iter().enumerate().find(|(_, r)| r.matcher.matches(facts, &self.fib.interfaces))
+        self.first(List::DestinationNat, &self.policy.destination_nat, |r| &r.matcher, facts)
     }
 
     /// The first source translation that matches, with its index.
     pub fn source_nat<A: FibFamily>(&self, facts: &Facts<A>) -> Option<(usize, &SourceNat)> {
-        self.policy.source_nat.iter().enumerate().find(|(_, r)| r.matcher.matches(facts, &self.fib.interfaces))
+        self.first(List::SourceNat, &self.policy.source_nat, |r| &r.matcher, facts)
+    }
+
+    fn first<'s, A: FibFamily, R>(
+        &'s self,
+        list: List,
+        rules: &'s [R],
+        matcher: impl Fn(&R) -> &Match,
+        facts: &Facts<A>,
+    ) -> Option<(usize, &'s R)> {
+        if rules.is_empty() {
+            return None;
+        }
+        let live = &self.fib.interfaces;
+        let fits = |i: u16, need| matcher(&rules[usize::from(i)]).fits(facts, live, need);
+        let i = usize::from(self.policy.find(list, rules.len(), facts, fits)?);
+        Some((i, &rules[i]))
     }
 }

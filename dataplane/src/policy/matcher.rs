@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use super::classifier::{Dimension, Need};
 use super::{AddressSet, PortSet, ZoneId};
 use crate::conntrack::{CtState, Status};
 use crate::packet::{Address, protocol};
@@ -167,34 +168,51 @@ pub struct Facts<A> {
 }
 
 impl Match {
-    /// Whether packets of the family can match.
+    /// Whether packets of the family can match that are in order.
     pub fn concerns(&self, f: Family) -> bool {
+        self.admits(f) && self.protocols.as_ref().is_none_or(|p| p.iter().any(|p| *p != f.other().icmp()))
+    }
+
+    /// Whether packets of the family can match, be they what they may.
+    pub(super) fn admits(&self, f: Family) -> bool {
         let has = |s: &AddressSet| s.concerns(f);
         self.family.is_none_or(|x| x == f)
             && self.source.as_ref().is_none_or(has)
             && self.destination.as_ref().is_none_or(has)
             && self.icmp.as_ref().is_none_or(|s| !s.of(f).ranges().is_empty())
-            && self.protocols.as_ref().is_none_or(|p| p.iter().any(|p| *p != f.other().icmp()))
     }
 
     /// Whether every condition holds; `live` are the interfaces as they are now.
     pub fn matches<A: FibFamily>(&self, f: &Facts<A>, live: &[Interface]) -> bool {
+        self.fits(f, live, Need::ALL)
+    }
+
+    /// Whether those of the conditions hold that are needed; a family is for the caller to look at unless all are.
+    #[inline]
+    pub(super) fn fits<A: FibFamily>(&self, f: &Facts<A>, live: &[Interface], need: Need) -> bool {
         let port = |set: &Option<PortSet>, p: Option<u16>| match set {
             None => true,
             Some(s) => p.is_some_and(|p| s.contains(p)),
         };
-        self.states.is_none_or(|s| s.contains(f.state))
-            && self.status.is_none_or(|s| f.status.contains(s))
-            && self.family.is_none_or(|x| x == Family::of_type::<A>())
+        (!need.has(Dimension::State) || self.states.is_none_or(|s| s.contains(f.state)))
+            && (!need.has(Dimension::From) || self.from.is_none_or(|z| z.contains(f.from)))
+            && (!need.has(Dimension::To) || self.to.is_none_or(|z| f.to.is_some_and(|t| z.contains(t))))
+            && (!need.has(Dimension::Protocol) || self.protocols.as_ref().is_none_or(|p| p.contains(&f.protocol)))
+            && (!need.has(Dimension::DestinationPort) || port(&self.destination_port, f.destination_port))
+            && (!need.has(Dimension::SourcePort) || port(&self.source_port, f.source_port))
+            && (!need.has_others() || self.others_hold(f))
+            && (!need.has(Dimension::Source) || self.source.as_ref().is_none_or(|s| s.contains(f.source, live)))
+            && (!need.has(Dimension::Destination)
+                || self.destination.as_ref().is_none_or(|s| s.contains(f.destination, live)))
+    }
+
+    /// Whether the conditions hold that a decision tree does not look at.
+    fn others_hold<A: FibFamily>(&self, f: &Facts<A>) -> bool {
+        let family = Family::of_type::<A>();
+        self.status.is_none_or(|s| f.status.contains(s))
+            && self.family.is_none_or(|x| x == family)
             && self.mark.is_none_or(|(value, mask)| f.mark & mask == value)
-            && self.from.is_none_or(|z| z.contains(f.from))
-            && self.to.is_none_or(|z| f.to.is_some_and(|t| z.contains(t)))
-            && self.protocols.as_ref().is_none_or(|p| p.contains(&f.protocol))
-            && port(&self.destination_port, f.destination_port)
-            && port(&self.source_port, f.source_port)
             && self.tcp_flags.is_none_or(|s| f.tcp_flags.is_some_and(|t| s.fits(t)))
-            && self.icmp.as_ref().is_none_or(|s| f.icmp.is_some_and(|t| s.of(Family::of_type::<A>()).contains(t)))
-            && self.source.as_ref().is_none_or(|s| s.contains(f.source, live))
-            && self.destination.as_ref().is_none_or(|s| s.contains(f.destination, live))
+            && self.icmp.as_ref().is_none_or(|s| f.icmp.is_some_and(|t| s.of(family).contains(t)))
     }
 }

@@ -1,6 +1,7 @@
 //! The compiled policy: what `config` produces and the path asks on a connection's first packet.
 
 mod ask;
+mod classifier;
 mod interface;
 mod limiter;
 mod matcher;
@@ -10,7 +11,7 @@ mod set;
 mod succession;
 mod tally;
 
-pub use ask::{Nobody, Witness};
+pub use ask::{Index, Nobody, Witness};
 pub use interface::InterfacePolicy;
 pub use limiter::Limiter;
 pub use matcher::{Facts, Family, IcmpTypes, Match, States, TcpFlags, Zones};
@@ -20,6 +21,7 @@ pub use succession::{Succession, TIMEOUTS};
 pub use tally::{List, Tallies, Tally};
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::conntrack::{TcpSettings, Timeouts};
 use crate::helper::HelperKind;
@@ -72,6 +74,8 @@ pub struct Policy {
     pub icmp_errors_per_second: u32,
     /// What it knows of the policy before it.
     pub succession: Succession,
+    /// Finds rules for packets; without it lists are walked.
+    pub index: Option<Arc<Index>>,
 }
 
 /// Limits for each source address, counted by each worker for the connections it owns. 0 means none.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::ranks::Ranks;
+use super::ranks::{Key, Ranks};
 use super::{Family, InterfaceId, Place};
 use crate::packet::{Address, V4, V6};
 use crate::route::{FibFamily, Interface};
@@ -72,13 +72,7 @@ impl AddressSet {
             }
         }
         let (v4, v6) = (disjoint(v4), disjoint(v6));
-        AddressSet {
-            bounds4: bounds(&v4, V4(u32::MAX)),
-            bounds6: bounds(&v6, V6::from_bits(u128::MAX)),
-            v4: v4.into(),
-            v6: v6.into(),
-            interfaces: Vec::new(),
-        }
+        AddressSet { bounds4: bounds(&v4), bounds6: bounds(&v6), v4: v4.into(), v6: v6.into(), interfaces: Vec::new() }
     }
 
     /// The set with the addresses of `interfaces` added, whatever they are at the moment.
@@ -137,16 +131,17 @@ impl PartialEq for AddressSet {
 impl Eq for AddressSet {}
 
 /// The first address of each of many ranges, and the first behind it.
-fn bounds<A: Address>(ranges: &[(A, A)], highest: A) -> Option<Arc<Ranks<A>>> {
+fn bounds<A: Key>(ranges: &[(A, A)]) -> Option<Arc<Ranks<A>>> {
+    let highest = A::from_number(u128::MAX);
     if ranges.len() <= FEW {
         return None;
     }
     let ends = ranges.iter().flat_map(|(a, b)| [Some(*a), (*b != highest).then(|| b.offset_wide(1))]);
     let keys: Vec<A> = ends.flatten().collect();
-    Some(Arc::new(Ranks::new(&keys, highest)))
+    Some(Arc::new(Ranks::new(&keys)))
 }
 
-fn holds<A: Address>(ranges: &[(A, A)], bounds: Option<&Ranks<A>>, a: A) -> bool {
+fn holds<A: Key>(ranges: &[(A, A)], bounds: Option<&Ranks<A>>, a: A) -> bool {
     // An odd number of bounds: a range has begun and not ended.
     bounds.map_or_else(|| search(ranges, a), |b| b.rank(a) % 2 == 1)
 }

@@ -4,6 +4,7 @@ mod flows;
 mod gateway;
 mod generator;
 mod instructions;
+mod rules;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ use clap::Args;
 use self::flows::Kind;
 use self::gateway::Gateway;
 pub(crate) use self::instructions::{Count, run as count};
+pub(crate) use self::rules::{Arguments as Rules, run as rules};
 use crate::report::{Figure, Report};
 
 /// `sluice-perf memory`

@@ -124,7 +124,11 @@ impl Dimension {
             Dimension::From => m.from.map(|z| fixed(bits(z.0))),
             Dimension::To => m.to.map(|z| fixed(bits(z.0))),
             Dimension::State => m.states.map(|s| fixed(bits(s.0.into()))),
-            Dimension::Protocol => m.protocols.as_deref().map(|p| fixed(values(p))),
+            Dimension::Protocol => m.protocols.as_ref().map(|p| {
+                let mut sorted = p.clone();
+                sorted.sort_unstable();
+                fixed(values(&sorted))
+            }),
             Dimension::DestinationPort => m.destination_port.as_ref().map(|s| fixed(ports(s))),
             Dimension::SourcePort => m.source_port.as_ref().map(|s| fixed(ports(s))),
             Dimension::Destination => m.destination.as_ref().map(addresses::<A>),

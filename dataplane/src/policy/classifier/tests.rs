@@ -50,7 +50,7 @@ where
 
 fn a_match() -> impl Strategy<Value = Match> {
     let zones = || prop_oneof![Just(1u64), Just(2), Just(5), Just(u64::MAX), any::<u64>()].prop_map(Zones);
-    let protocols = proptest::sample::subsequence(vec![1u8, 6, 17, 47, 58, 132], 0..4);
+    let protocols = proptest::sample::subsequence(vec![132u8, 1, 17, 6, 47, 58], 0..4);
     let narrow = (
         sometimes(2, zones()),
         sometimes(2, zones()),

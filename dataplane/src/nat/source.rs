@@ -164,9 +164,9 @@ fn class<A: Ip>(proto: u8, port: u16) -> (u16, u16) {
 fn addresses<A: Address>(ranges: &[(A, A)], src: A) -> impl Iterator<Item = A> {
     let total = ranges.iter().fold(0u64, |n, (a, b)| n.saturating_add(b.distance(*a).saturating_add(1)));
     // Consecutive sources spread evenly over the pool.
-    let start = src.sum().wrapping_mul(0x9e37_79b9) % total.max(1);
+    let start = if total <= 1 { 0 } else { src.sum().wrapping_mul(0x9e37_79b9) % total };
     (0..total).filter_map(move |i| {
-        let mut n = (start + i) % total;
+        let mut n = if i < total - start { start + i } else { i - (total - start) };
         for (a, b) in ranges {
             let len = b.distance(*a).saturating_add(1);
             if n < len {

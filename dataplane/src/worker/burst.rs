@@ -181,6 +181,8 @@ fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
         p.candidate = t.table.candidate(p.hash);
         if p.candidate != Entry::NONE {
             t.slab.prefetch(p.candidate.slot());
+        } else if let Transport::Flow(ports) = p.transport {
+            t.expect_reply(w, p.headers.key(ports));
         }
     }
     for p in &mut burst {

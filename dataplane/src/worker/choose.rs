@@ -1,12 +1,16 @@
 //! Which translation a new connection gets.
 
+use std::cell::Cell;
+use std::ops::Deref;
+
 use super::core::Core;
 use super::family::{Family, Member, Packet};
 use super::reason::DropReason;
 use super::rules::count;
 use super::shared::Shared;
 use super::translations::Translator;
-use crate::conntrack::{CtState, Expectation, ExpectedTarget, Key, Status};
+use super::ways::Way;
+use crate::conntrack::{CtState, Expectation, ExpectedTarget, Key, Slab, Status, Table};
 use crate::io::Port;
 use crate::nat::{self, Endpoint, Range, endpoint, prefix};
 use crate::packet::{Ip, protocol};
@@ -32,6 +36,8 @@ pub(super) struct Destination<A> {
 pub(super) struct Source<A> {
     /// The key of its replies, claimed.
     pub(super) reply: Key<A>,
+    /// Its hash.
+    pub(super) hash: u64,
     /// The source's mapping that it is counted in.
     pub(super) mapping: Option<Bound<A>>,
     /// The rule that translates it.
@@ -60,7 +66,9 @@ pub(super) fn destination<P: Port, A: Member>(
     let t = &key.tuple;
     let target = ExpectedTarget { proto: key.proto, destination: t.dst.ip(), port: t.dport };
     let outside = Endpoint { address: t.dst, port: t.dport, proto: key.proto };
-    if let Some(e) = w.shared.expectations.take(target, t.src.ip(), w.now) {
+    let expectations = &w.shared.expectations;
+    let announced = if expectations.is_empty() { None } else { expectations.take(target, t.src.ip(), w.now) };
+    if let Some(e) = announced {
         let (address, port) = e.listener;
         to.flow.tuple.dst = A::from_ip(address).ok_or(DropReason::NatNoAddress)?;
         to.flow.tuple.dport = port;
@@ -93,7 +101,7 @@ pub(super) fn destination<P: Port, A: Member>(
 /// Chooses the source and claims the reply tuple.
 pub(super) fn source<P: Port, A: Member>(
     w: &mut Core<P>,
-    t: &Family<A>,
+    t: &mut Family<A>,
     p: &Packet<A>,
     to: &Destination<A>,
     facts: &Facts<A>,
@@ -108,7 +116,7 @@ pub(super) fn source<P: Port, A: Member>(
         // The listener knows the other end by the address that the master connection gave it.
         Some(e) => {
             let a = e.source_to.and_then(A::from_ip).unwrap_or(flow.tuple.src);
-            Offer { addresses: vec![(a, a)], choice: PortChoice::default(), rule: None }
+            Offer { addresses: Addresses::one(a), choice: PortChoice::default(), rule: None }
         }
         None => offer(&w.snapshot, flow.tuple.src, both_ends, facts, bound, p.interface, (egress, next))?,
     };
@@ -122,9 +130,10 @@ pub(super) fn source<P: Port, A: Member>(
     let first = addresses.first().ok_or(DropReason::NatNoAddress)?.0;
     let (shared, now) = (&w.shared, w.now);
     let mappings = A::mappings(shared);
-    let reserved = w.snapshot.fib.host_ports.filter(|_| w.snapshot.fib.is_local(first));
+    let reserved = w.snapshot.fib.host_ports.filter(|_| t.way(w, first) == Way::Local);
     let independent = choice.independent.filter(|_| protocol::has_ports(flow.proto) || flow.proto == A::ICMP);
-    let free = claims(shared, w.id, t);
+    let hash = Cell::new(0);
+    let free = claims(shared, w.id, (&t.table, &t.slab), &hash);
     let mut range = Range {
         addresses: &addresses,
         ports: choice.ports,
@@ -162,20 +171,44 @@ pub(super) fn source<P: Port, A: Member>(
         return Err(DropReason::NatExhausted);
     };
     let outside = endpoint(&reply);
+    t.translated = (outside.address != flow.tuple.src).then_some(outside.address);
     let moved = outside.port != flow.tuple.sport && to.announced.is_none();
     // TCP is tracked to its end: RFC 6888 REQ-8a.
     let hold = if flow.proto == protocol::TCP { 0 } else { choice.hold };
     let independent = independent.map(|filtering| (filtering, hold));
     let mapping = (independent.is_some() || moved).then_some(Bound { source: at, outside, independent });
-    Ok(Source { reply, mapping, by })
+    Ok(Source { reply, hash: hash.get(), mapping, by })
 }
 
 /// The addresses and ports that a source can have.
 pub(super) struct Offer<A> {
-    pub(super) addresses: Vec<(A, A)>,
+    pub(super) addresses: Addresses<A>,
     pub(super) choice: PortChoice,
     /// Index of the source translation that says so.
     rule: Option<usize>,
+}
+
+/// Inclusive ranges of addresses: mostly just one address, which takes no memory of its own.
+pub(super) enum Addresses<A> {
+    One([(A, A); 1]),
+    Several(Vec<(A, A)>),
+}
+
+impl<A: Copy> Addresses<A> {
+    fn one(a: A) -> Self {
+        Addresses::One([(a, a)])
+    }
+}
+
+impl<A> Deref for Addresses<A> {
+    type Target = [(A, A)];
+
+    fn deref(&self) -> &[(A, A)] {
+        match self {
+            Addresses::One(a) => a,
+            Addresses::Several(a) => a,
+        }
+    }
 }
 
 /// The addresses and ports that the policy offers a source; `both_ends` is what the rule that translated the
@@ -194,26 +227,26 @@ pub(super) fn offer<A: Ip>(
     let keep = PortChoice::default();
     let masquerade = || {
         let a = s.fib.source_address(egress, next).ok_or(DropReason::NatNoAddress)?;
-        Ok::<_, DropReason>(vec![(a, a)])
+        Ok::<_, DropReason>(Addresses::one(a))
     };
     let by_rule = if both_ends.is_none() { s.source_nat(facts) } else { None };
     let (addresses, mut choice) = match both_ends.or(by_rule.map(|(_, r)| &r.translate)) {
         Some(SourceTranslation::Masquerade(choice)) => (masquerade()?, *choice),
         Some(SourceTranslation::Pool { addresses, choice }) => {
             let family = |(a, b): &(_, _)| Some((A::from_ip(*a)?, A::from_ip(*b)?));
-            (addresses.iter().filter_map(family).collect(), *choice)
+            (Addresses::Several(addresses.iter().filter_map(family).collect()), *choice)
         }
         Some(SourceTranslation::Prefix(map)) => {
             let a = prefix::outward(map, source).ok_or(DropReason::NatNoAddress)?;
-            (vec![(a, a)], keep)
+            (Addresses::one(a), keep)
         }
         // RFC 4787 REQ-9a: the other end sees the outside endpoint, where the source has one.
         None if hairpin && let Some((o, Some(filtering))) = bound => {
-            (vec![(o.address, o.address)], PortChoice { independent: Some(filtering), ..keep })
+            (Addresses::one(o.address), PortChoice { independent: Some(filtering), ..keep })
         }
         None if hairpin => (masquerade()?, keep),
         // Untranslated, but still with a reply tuple of its own (netfilter's null binding).
-        Some(SourceTranslation::None) | None => (vec![(source, source)], keep),
+        Some(SourceTranslation::None) | None => (Addresses::one(source), keep),
     };
     // Whoever is let in by a mapping would not reach the host's own services on that port.
     if choice.independent.is_some()
@@ -238,15 +271,22 @@ pub(super) fn source_at_host<P: Port, A: Member>(
     let ports = (flow.proto == protocol::SCTP).then_some((flow.tuple.sport, flow.tuple.sport));
     let range =
         Range { addresses: &[(own, own)], ports, random: false, persistent: false, reserved: None, moved: None };
-    let reply = nat::source(flow, &range, &mut w.random, claims(&w.shared, w.id, t));
-    Ok(Source { reply: reply.ok_or(DropReason::NatExhausted)?, mapping: None, by: None })
+    let hash = Cell::new(0);
+    let reply = nat::source(flow, &range, &mut w.random, claims(&w.shared, w.id, (&t.table, &t.slab), &hash));
+    Ok(Source { reply: reply.ok_or(DropReason::NatExhausted)?, hash: hash.get(), mapping: None, by: None })
 }
 
-/// What takes a reply key if nobody else has it.
-fn claims<A: Member>(shared: &Shared, id: u16, t: &Family<A>) -> impl Fn(&Key<A>) -> bool {
+/// What takes a reply key if nobody else has it, and leaves its hash.
+fn claims<A: Member>(
+    shared: &Shared,
+    id: u16,
+    (table, slab): (&Table, &Slab<A>),
+    hash: &Cell<u64>,
+) -> impl Fn(&Key<A>) -> bool {
     move |reply| {
-        let hash = reply.hash(&shared.keys);
-        t.table.lookup(&t.slab, hash, reply).is_none() && shared.directory.claim(hash, id).is_ok()
+        let h = reply.hash(&shared.keys);
+        hash.set(h);
+        table.lookup(slab, h, reply).is_none() && shared.directory.claim(h, id).is_ok()
     }
 }
 
@@ -276,8 +316,8 @@ pub(super) fn hold<P: Port, A: Member>(
 }
 
 /// Gives up the claims of a connection that is not confirmed.
-pub(super) fn release<P: Port, A: Member>(w: &Core<P>, from: &Source<A>, reply_hash: u64) {
-    w.shared.directory.release(reply_hash, w.id);
+pub(super) fn release<P: Port, A: Member>(w: &Core<P>, from: &Source<A>) {
+    w.shared.directory.release(from.hash, w.id);
     if let Some(b) = from.mapping.filter(|b| b.independent.is_some()) {
         A::mappings(&w.shared).unclaim(&b.outside, &b.source);
     }

@@ -2,9 +2,10 @@
 
 use super::core::Core;
 use super::error;
-use super::family::{Member, Packet};
+use super::family::{Family, Member, Packet};
 use super::neighbour::Neighbour;
 use super::reason::DropReason;
+use super::ways::Way;
 use crate::io::Port;
 use crate::packet::icmp::Problem;
 use crate::packet::{Headers, Ip, be16};
@@ -36,6 +37,19 @@ pub(super) fn check_source<A: Ip>(s: &Snapshot, src: A, ingress: InterfaceId) ->
             Err(DropReason::ReversePath)
         }
         _ => Ok(()),
+    }
+}
+
+/// [`check_source`] of a first packet.
+pub(super) fn check_first_source<P: Port, A: Member>(
+    w: &Core<P>,
+    t: &mut Family<A>,
+    p: &Packet<A>,
+) -> Result<(), DropReason> {
+    match t.way(w, p.headers.src) {
+        Way::Via(hop) if hop.interface == Some(p.interface) => Ok(()),
+        Way::Local => Err(DropReason::MartianSource),
+        Way::Via(_) | Way::Else => check_source(&w.snapshot, p.headers.src, p.interface),
     }
 }
 
@@ -82,7 +96,7 @@ pub(super) fn check_exit<P: Port, A: Member>(
     n: &Neighbour<A>,
     p: &Packet<A>,
 ) -> Result<(), DropReason> {
-    if n.ready && p.headers.ttl > 1 && p.longest <= n.mtu {
+    if p.longest <= n.limit && p.headers.ttl > 1 {
         return Ok(());
     }
     obstacle(w, n, p)

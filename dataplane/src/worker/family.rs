@@ -11,8 +11,9 @@ use super::limits::Sources;
 use super::neighbour::Neighbours;
 use super::shared::{Handed, Shared, WorkerShared};
 use super::translations::Translations;
+use super::ways::{Way, Ways};
 use crate::conntrack::fragment::Fragments;
-use crate::conntrack::{Connection, Direction, Entry, Key, Master, Slab, SlabView, Status, Table};
+use crate::conntrack::{Connection, Direction, Entry, Key, Master, Slab, SlabView, Status, Table, Tuple};
 use crate::io::{Frame, Port};
 use crate::nat::{Endpoint, Mappings};
 use crate::packet::transport::Transport;
@@ -83,9 +84,12 @@ pub(super) struct Family<A: Member> {
     pub(super) slab: Slab<A>,
     pub(super) table: Table,
     pub(super) neighbours: Neighbours<A>,
+    pub(super) ways: Ways<A>,
     pub(super) fragments: Fragments<A>,
     pub(super) sources: Sources<A>,
     pub(super) translations: Translations,
+    /// What the source of the connection that has begun last was translated to, if it was.
+    pub(super) translated: Option<A>,
     /// Of connections that a helper reads, by slot.
     pub(super) extensions: Extensions,
     /// The packets of the current burst.
@@ -141,12 +145,29 @@ impl<A: Member> Family<A> {
             slab: Slab::new(view)?,
             table,
             neighbours: Neighbours::default(),
+            ways: Ways::default(),
             fragments: Fragments::default(),
             sources: Sources::default(),
             translations: Translations::new(capacity)?,
+            translated: None,
             extensions: Extensions::default(),
             burst: Vec::with_capacity(crate::io::BURST),
         })
+    }
+
+    /// Where an address is.
+    #[inline]
+    pub(super) fn way<P: Port>(&mut self, w: &Core<P>, a: A) -> Way<A> {
+        self.ways.find(&w.snapshot.fib, w.route_epoch, a)
+    }
+
+    /// Loads the bucket that the replies of a connection which seems to begin would be entered in, if it is
+    /// translated as the one before and keeps its port.
+    #[inline(never)]
+    pub(super) fn expect_reply<P: Port>(&self, w: &Core<P>, key: Key<A>) {
+        let Tuple { src, dst, sport, dport } = key.tuple;
+        let tuple = Tuple { src: dst, dst: self.translated.unwrap_or(src), sport: dport, dport: sport };
+        self.table.prefetch(Key { tuple, ..key }.hash(&w.keys));
     }
 
     /// The live connection with this key. One that has expired is removed on the way.

@@ -6,7 +6,7 @@ use super::announce::{self, Extension};
 use super::choose::{self, Destination, Source};
 use super::core::Core;
 use super::error;
-use super::exit::{NO_HOP, check_addresses, check_exit, check_source, route};
+use super::exit::{NO_HOP, check_addresses, check_exit, check_first_source, route};
 use super::family::{Family, Member, Packet, Removal};
 use super::host;
 use super::path::{Decision, Fate, apply};
@@ -14,13 +14,15 @@ use super::reason::DropReason;
 use super::rules::{admit, count, facts};
 use super::shared::Handed;
 use super::stateless::{invalid, stateless};
-use super::track::{self, Tracked};
+use super::track;
+use super::ways::Way;
 use crate::conntrack::{Connection, CtState, Direction, Key, Status};
 use crate::helper::HelperKind;
 use crate::io::Port;
 use crate::packet::Ip;
 use crate::packet::icmp::Problem;
 use crate::policy::{Facts, InterfaceId, List, Policy, SourceTranslation, TrackingAction};
+use crate::route::NextHop;
 
 /// One in so many connections has its set-up timed: to read the clock twice takes a fifth as long as the rest.
 pub const SETUP_SAMPLE: u64 = 64;
@@ -40,7 +42,7 @@ pub(super) fn first<P: Port, A: Member>(
     }
     let timed = p.hash.is_multiple_of(SETUP_SAMPLE).then(Instant::now);
     check_addresses(&p.headers)?;
-    check_source(&w.snapshot, p.headers.src, p.interface)?;
+    check_first_source(w, t, p)?;
     let mut facts = facts(w, p, CtState::New);
     let tracking = w.snapshot.tracking(&facts).map(|(i, rule)| {
         count(w, p, List::Tracking, i);
@@ -54,14 +56,15 @@ pub(super) fn first<P: Port, A: Member>(
     };
     let destination = choose::destination(w, p, &key, &mut facts)?;
     let flow = destination.flow;
-    let exit = if w.snapshot.fib.is_local(flow.tuple.dst) {
+    let way = t.way(w, flow.tuple.dst);
+    let exit = if way == Way::Local {
         if flow == key && host::is_plain(w, t, &key) {
             return Ok(Fate::Punt);
         }
         host::check(w, &key, &flow)?;
         None
     } else {
-        Some(exit(w, t, p, flow.tuple.dst, &mut facts)?)
+        Some(exit(w, t, p, flow.tuple.dst, way, &mut facts)?)
     };
 
     // From here on the connection holds what must be given back when it is not confirmed.
@@ -95,12 +98,11 @@ pub(super) fn first<P: Port, A: Member>(
     }
     let (tracked, deadline) = track::follow(w, &mut c, Direction::Original, p);
     c.deadline = deadline;
-    let reply_hash = source.reply.hash(&w.keys);
-    let slot = if tracked == Tracked::Valid { t.confirm(w, c, [p.hash, reply_hash]) } else { None };
+    let slot = if tracked.is_ok() { t.confirm(w, c, [p.hash, source.hash]) } else { None };
     let Some(slot) = slot else {
-        choose::release(w, &source, reply_hash);
+        choose::release(w, &source);
         unreserve(w, t, &c, p.hash);
-        return Err(if tracked == Tracked::Valid { DropReason::TableFull } else { DropReason::Invalid });
+        return Err(if tracked.is_ok() { DropReason::TableFull } else { DropReason::Invalid });
     };
     choose::hold(w, t, slot, &destination, &source);
     if let Some(kind) = helper {
@@ -138,12 +140,16 @@ fn exit<P: Port, A: Member>(
     t: &mut Family<A>,
     p: &Packet<A>,
     dst: A,
+    way: Way<A>,
     facts: &mut Facts<A>,
 ) -> Result<Exit<A>, DropReason> {
     if dst.is_martian_destination() {
         return Err(DropReason::MartianDestination);
     }
-    let (next, interface) = route(w, p, dst)?;
+    let (next, interface) = match way {
+        Way::Via(NextHop { gateway, interface: Some(interface), .. }) => (gateway.unwrap_or(dst), interface),
+        _ => route(w, p, dst)?,
+    };
     let hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
     check_exit(w, t.neighbours.get(hop), p)?;
     let rule = admit(w, p, facts, interface)?;

@@ -33,6 +33,7 @@ mod tasks;
 mod track;
 mod translations;
 mod unreachable;
+mod ways;
 mod wiring;
 
 pub use directory::Directory;

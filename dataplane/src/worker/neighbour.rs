@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use ahash::RandomState;
 
 use super::core::Core;
+use super::exit::NO_HOP;
 use super::reason::DropReason;
 use super::shared::NeighbourRequest;
 use crate::conntrack::Ticks;
 use crate::io::{Frame, Port};
-use crate::packet::{ETHERNET, Ip};
+use crate::packet::Ip;
 use crate::policy::InterfaceId;
 use crate::route::{Fib, Mac};
 
@@ -33,13 +34,12 @@ pub(super) struct Neighbour<A> {
     pub(super) mac: Option<Mac>,
     /// The Ethernet addresses of frames to it: its own, zeros before it is known, and the interface's.
     pub(super) link: [u8; 12],
-    /// The interface's MTU, and how long a frame may be for it.
+    /// The interface's MTU.
     pub(super) mtu: u16,
-    pub(super) longest: u16,
     /// The interface can send.
     pub(super) up: bool,
-    /// The interface can send, and the address is known.
-    pub(super) ready: bool,
+    /// The longest IP packet that can be sent now: 0 while the interface cannot send or the address is not known.
+    pub(super) limit: u16,
     /// When the kernel was last asked about it.
     asked: Ticks,
     /// Since when frames have been waiting in vain.
@@ -62,13 +62,15 @@ pub(super) struct Waiting {
 pub(super) struct Neighbours<A> {
     list: Vec<Neighbour<A>>,
     index: HashMap<(InterfaceId, A), u16, RandomState>,
+    /// The index that was asked for last.
+    latest: u16,
     /// Those without an address.
     unresolved: Vec<u16>,
 }
 
 impl<A> Default for Neighbours<A> {
     fn default() -> Self {
-        Neighbours { list: Vec::new(), index: HashMap::default(), unresolved: Vec::new() }
+        Neighbours { list: Vec::new(), index: HashMap::default(), latest: 0, unresolved: Vec::new() }
     }
 }
 
@@ -76,6 +78,12 @@ impl<A: Ip> Neighbours<A> {
     #[inline]
     pub(super) fn get(&self, hop: u16) -> &Neighbour<A> {
         &self.list[usize::from(hop)]
+    }
+
+    /// Whether there is such a next hop: there is none of number [`NO_HOP`].
+    #[inline]
+    pub(super) fn has(&self, hop: u16) -> bool {
+        usize::from(hop) < self.list.len()
     }
 
     #[inline]
@@ -90,19 +98,23 @@ impl<A: Ip> Neighbours<A> {
 
     /// The index of a next hop. `None` when there are too many.
     pub(super) fn hop(&mut self, fib: &Fib, interface: InterfaceId, address: A) -> Option<u16> {
+        let latest = self.list.get(usize::from(self.latest));
+        if latest.is_some_and(|n| (n.interface, n.address) == (interface, address)) {
+            return Some(self.latest);
+        }
         if let Some(i) = self.index.get(&(interface, address)) {
+            self.latest = *i;
             return Some(*i);
         }
-        let i = u16::try_from(self.list.len()).ok().filter(|i| *i < u16::MAX)?;
+        let i = u16::try_from(self.list.len()).ok().filter(|i| *i < NO_HOP)?;
         let mut n = Neighbour {
             interface,
             address,
             mac: None,
             link: [0; 12],
             mtu: 0,
-            longest: 0,
             up: false,
-            ready: false,
+            limit: 0,
             asked: Ticks(0),
             silent_since: None,
             waiting: Vec::new(),
@@ -177,11 +189,10 @@ impl<A: Ip> Neighbour<A> {
         self.mac = A::neighbours(fib).get(&(self.interface, self.address)).copied();
         if let Some(i) = fib.interfaces.get(usize::from(self.interface)) {
             (self.mtu, self.up) = (i.mtu, i.up);
-            self.longest = i.mtu.saturating_add(ETHERNET as u16);
             self.link[6..].copy_from_slice(&i.mac.0);
         }
         self.link[..6].copy_from_slice(&self.mac.unwrap_or_default().0);
-        self.ready = self.up && self.mac.is_some();
+        self.limit = if self.up && self.mac.is_some() { self.mtu } else { 0 };
     }
 
     /// Has the kernel confirm a next hop in use every now and then.

@@ -26,11 +26,11 @@ use super::pieces::fragment;
 use super::reason::{DropReason, HandoffReason};
 use super::related::related;
 use super::stateless::invalid;
-use super::track::{self, Tracked};
+use super::track::{self, Stray};
 use crate::conntrack::{Connection, Direction, Key, Live, Status, Tuple};
 use crate::io::Port;
 use crate::packet::transport::{self, Transport};
-use crate::packet::{Ip, mss, protocol};
+use crate::packet::{ETHERNET, Headers, Ip, mss, protocol};
 
 /// What becomes of a packet.
 #[derive(Debug, Clone, Copy)]
@@ -122,14 +122,18 @@ fn missed<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet
 /// Why a packet does not simply pass although its connection is known.
 #[derive(Debug, Clone, Copy)]
 enum Misfit {
-    /// It does not fit the connection's state.
-    Invalid,
-    /// It begins the connection anew.
-    Reopens,
+    /// It does not belong to the connection as it stands.
+    Stray(Stray),
     /// The connection ends at the gateway host.
     Host,
     /// It is dropped.
     Drop(DropReason),
+}
+
+impl From<Stray> for Misfit {
+    fn from(s: Stray) -> Self {
+        Misfit::Stray(s)
+    }
 }
 
 impl From<DropReason> for Misfit {
@@ -150,8 +154,8 @@ fn unfit<P: Port, A: Member>(
     match why {
         Misfit::Host => host::packet(w, t, p, slot, d),
         Misfit::Drop(why) => Err(why),
-        Misfit::Invalid => invalid(w, t, p, true),
-        Misfit::Reopens => {
+        Misfit::Stray(Stray::Invalid) => invalid(w, t, p, true),
+        Misfit::Stray(Stray::Reopens) => {
             t.remove(w, slot, Removal::Reopened);
             first(w, t, p, key)
         }
@@ -171,13 +175,9 @@ fn known<P: Port, A: Member>(
     if c.status.intersects(Status::SEQ_ADJUST) {
         announce::restore(w, extensions, p, c.slot(), d)?;
     }
-    match track::packet(w, &mut c, p, d) {
-        Tracked::Valid => {}
-        Tracked::Invalid => return Err(Misfit::Invalid),
-        Tracked::Reopens => return Err(Misfit::Reopens),
-    }
+    track::packet(w, &mut c, p, d)?;
     let mut hop = c.hop[d as usize];
-    if c.route_generation != w.route_epoch || hop == NO_HOP {
+    if c.route_generation != w.route_epoch || !neighbours.has(hop) {
         if c.status.intersects(Status::HOST) {
             return Err(Misfit::Host);
         }
@@ -251,6 +251,8 @@ fn icmp_ports<A>(t: &Tuple<A>) -> (u16, u16) {
 #[inline(always)]
 pub(super) fn translate<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, to: &Tuple<A>) {
     let b = w.pool.bytes_mut(p.frame);
-    let delta = A::rewrite(b, &p.headers, to.src, to.dst);
+    // The offset is known to the compiler.
+    let was = Headers { l3: ETHERNET as u16, ..p.headers };
+    let delta = A::rewrite(b, &was, to.src, to.dst);
     transport::rewrite(b, &p.headers, to.sport, to.dport, delta);
 }

@@ -12,16 +12,17 @@ use crate::packet::{Ip, protocol, transport};
 /// Two seconds of traffic both ways make UDP a stream (netfilter's `stream_ts`).
 const STREAM_AFTER_S: u32 = 2;
 
-/// What tracking says of a packet.
+/// Why a packet does not pass although its connection is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tracked {
-    /// It belongs to the connection.
-    Valid,
+pub(super) enum Stray {
     /// It does not fit the connection's state.
     Invalid,
     /// It begins the connection anew: the old one goes.
     Reopens,
 }
+
+/// Whether a packet belongs to a connection as it stands, and the deadline that the connection is to have.
+type Followed = (Result<(), Stray>, Ticks);
 
 /// The protocol state of a connection that this packet would begin; `None` when it cannot begin one.
 pub(super) fn begin<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>) -> Option<Private> {
@@ -51,12 +52,7 @@ fn segment<'a, A: Ip>(frame: &'a [u8], p: &Packet<A>) -> TcpSegment<'a> {
 
 /// Lets a connection follow a packet: state, status, and the deadline it is to have, which the caller stores.
 #[inline(always)]
-pub(super) fn follow<P: Port, A: Ip>(
-    w: &Core<P>,
-    c: &mut Connection<A>,
-    d: Direction,
-    p: &Packet<A>,
-) -> (Tracked, Ticks) {
+pub(super) fn follow<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Direction, p: &Packet<A>) -> Followed {
     let t = w.snapshot.policy.timeouts(c.timeouts);
     let timeout = if let Private::Udp { stream_from } = &mut c.private {
         if c.status.contains(Status::SEEN_REPLY) && stream_from.reached(w.now) {
@@ -82,36 +78,36 @@ pub(super) fn follow<P: Port, A: Ip>(
         return follow_other(w, c, d, p);
     };
     seen(c, d);
-    (Tracked::Valid, w.now.after_timeout(timeout))
+    (Ok(()), w.now.after_timeout(timeout))
 }
 
 /// What a TCP segment brings that is not accepted and nothing else.
 #[cold]
-fn unusual<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Direction, outcome: TcpOutcome) -> (Tracked, Ticks) {
+fn unusual<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Direction, outcome: TcpOutcome) -> Followed {
     match outcome {
         TcpOutcome::Accept { assured, .. } => {
             if assured {
                 c.status.insert(Status::ASSURED);
             }
             // It is found expired by the next packet or the next scan.
-            (Tracked::Valid, w.now)
+            (Ok(()), w.now)
         }
         TcpOutcome::Ignore => {
             seen(c, d);
-            (Tracked::Valid, c.deadline)
+            (Ok(()), c.deadline)
         }
-        TcpOutcome::Invalid => (Tracked::Invalid, c.deadline),
+        TcpOutcome::Invalid => (Err(Stray::Invalid), c.deadline),
         TcpOutcome::InvalidClose { timeout } => {
             let left = c.deadline.remaining_ms(w.now) / 1000;
             let cut = left >= TcpOutcome::CUT_FROM && left > timeout;
-            (Tracked::Invalid, if cut { w.now.after_timeout(timeout) } else { c.deadline })
+            (Err(Stray::Invalid), if cut { w.now.after_timeout(timeout) } else { c.deadline })
         }
-        TcpOutcome::Reopen => (Tracked::Reopens, c.deadline),
+        TcpOutcome::Reopen => (Err(Stray::Reopens), c.deadline),
     }
 }
 
 /// [`follow`] for protocols other than TCP and UDP.
-fn follow_other<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Direction, p: &Packet<A>) -> (Tracked, Ticks) {
+fn follow_other<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Direction, p: &Packet<A>) -> Followed {
     let t = w.snapshot.policy.timeouts(c.timeouts);
     let replied = c.status.contains(Status::SEEN_REPLY);
     let timeout = match &mut c.private {
@@ -124,14 +120,14 @@ fn follow_other<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Direction
             }
             SctpOutcome::Ignore => {
                 seen(c, d);
-                return (Tracked::Valid, c.deadline);
+                return (Ok(()), c.deadline);
             }
-            SctpOutcome::Invalid => return (Tracked::Invalid, c.deadline),
+            SctpOutcome::Invalid => return (Err(Stray::Invalid), c.deadline),
         },
         Private::HostTcp(track) => {
             // From outside nobody can answer for the host.
             if d == Direction::Reply {
-                return (Tracked::Invalid, c.deadline);
+                return (Err(Stray::Invalid), c.deadline);
             }
             let flags = w.pool.bytes(p.frame)[usize::from(p.headers.l4) + 13];
             match track.segment(flags, replied, t) {
@@ -141,7 +137,7 @@ fn follow_other<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Direction
                     }
                     timeout
                 }
-                HostTcpOutcome::Reopen => return (Tracked::Reopens, c.deadline),
+                HostTcpOutcome::Reopen => return (Err(Stray::Reopens), c.deadline),
             }
         }
         _ => match c.proto {
@@ -158,7 +154,7 @@ fn follow_other<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Direction
         },
     };
     seen(c, d);
-    (Tracked::Valid, w.now.after_timeout(timeout))
+    (Ok(()), w.now.after_timeout(timeout))
 }
 
 #[inline]
@@ -169,21 +165,38 @@ fn seen<A: Ip>(c: &mut Connection<A>, d: Direction) {
 
 /// Lets the packet's connection follow it and moves the deadline.
 #[inline(always)]
-pub(super) fn packet<P: Port, A: Member>(w: &Core<P>, c: &mut Live<'_, A>, p: &Packet<A>, d: Direction) -> Tracked {
+pub(super) fn packet<P: Port, A: Member>(
+    w: &Core<P>,
+    c: &mut Live<'_, A>,
+    p: &Packet<A>,
+    d: Direction,
+) -> Result<(), Stray> {
     if !w.listeners.is_empty() {
         return packet_watched(w, c.lend(), p, d);
     }
-    let (tracked, deadline) = follow(w, c, d, p);
-    c.refresh(deadline);
-    tracked
+    match follow(w, c, d, p) {
+        (Ok(()), deadline) => {
+            c.refresh(deadline);
+            Ok(())
+        }
+        (stray, deadline) => {
+            c.refresh(deadline);
+            stray
+        }
+    }
 }
 
 /// [`packet`] while somebody listens to events.
 #[cold]
-fn packet_watched<P: Port, A: Member>(w: &Core<P>, mut c: Live<'_, A>, p: &Packet<A>, d: Direction) -> Tracked {
+fn packet_watched<P: Port, A: Member>(
+    w: &Core<P>,
+    mut c: Live<'_, A>,
+    p: &Packet<A>,
+    d: Direction,
+) -> Result<(), Stray> {
     let before = Before::new(&*c);
-    let (tracked, deadline) = follow(w, &mut c, d, p);
+    let (followed, deadline) = follow(w, &mut c, d, p);
     c.refresh(deadline);
     w.tell_change(&before, &*c);
-    tracked
+    followed
 }

@@ -4,7 +4,7 @@
 PREFIX ?= /usr/local
 BINARY ?= target/release/sluice
 
-.PHONY: demo test bench lint build docs clean install uninstall
+.PHONY: demo test testbed testbed-down testbed-test image bench lint build docs clean install uninstall
 .DEFAULT_GOAL := build
 
 build:
@@ -21,6 +21,27 @@ demo:
 test:
 	@tests/prepare test $@
 	@python3 tests/all.py
+
+# Client, gateway, server, Prometheus and Grafana in containers: docker/README.md shows what to do with them.
+COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) -f docker/compose.yaml
+testbed testbed-down image: export DOCKER_BUILDKIT = 1
+testbed testbed-down image: export COMPOSE_DOCKER_CLI_BUILD = 1
+
+testbed:
+	$(COMPOSE) up --detach --build
+	@echo 'Grafana: http://127.0.0.1:3000   Prometheus: http://127.0.0.1:9090   the end of it: make testbed-down'
+
+testbed-down:
+	$(COMPOSE) down --volumes
+
+image:
+	docker build --file docker/Dockerfile --target gateway --tag sluice .
+
+# The testbed brought up, checked from inside, and taken down; with an engine of its own where none runs.
+testbed-test:
+	@tests/prepare test $@
+	@cargo build --release --locked --quiet -p sluice
+	@python3 tests/testbed
 
 # Sluice, the kernel and a bare AF_XDP forwarder side by side, in the same namespaces.
 bench:

@@ -1,5 +1,6 @@
 //! What the parts of the control thread know of the running gateway.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -39,6 +40,8 @@ pub(crate) struct Context {
     pub(crate) adopted: AtomicU32,
     /// The connections that the tables were made for.
     pub(crate) max_connections: u32,
+    /// Where metrics and health are served over HTTP.
+    pub(crate) metrics: Option<SocketAddr>,
     /// When the daemon started.
     pub(crate) started: SystemTime,
     /// Set once the workers run.

@@ -1,7 +1,7 @@
 //! The gateway's state as `sluice status` shows it: gathered by the daemon, printed by the client.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -29,6 +29,9 @@ pub(crate) struct Status {
     pub(crate) uptime_seconds: u64,
     /// The policy.
     pub(crate) policy: Policy,
+    /// Where metrics and health are served over HTTP, if they are.
+    #[serde(default)]
+    pub(crate) metrics: Option<SocketAddr>,
     /// By interface, in the policy's order.
     pub(crate) interfaces: Vec<Interface>,
     /// By worker.
@@ -246,6 +249,7 @@ pub(crate) fn gather(ctx: &Context) -> Status {
         pid: std::process::id(),
         uptime_seconds: ctx.started.elapsed().map_or(0, |d| d.as_secs()),
         policy: describe(policy, &ctx.policies.report()),
+        metrics: ctx.metrics,
         interfaces: (0..policy.interfaces.len()).map(|i| interface(ctx, &all, i)).collect(),
         workers: ctx.workers.iter().zip(&all).map(|(w, c)| worker(w, c)).collect(),
         connections: Connections {

@@ -32,6 +32,8 @@ class Sluice:
         self.socket = lab.path('control.sock')
         self.config = lab.path('sluice.yaml')
         self.log = lab.path('sluice.log')
+        # Of every `sluice run`.
+        self.options = []
 
     def write(self, policy):
         """Writes the configuration file; `policy` is YAML text or values."""
@@ -45,7 +47,8 @@ class Sluice:
     def launch(self, policy, prefix=(), options=()):
         """Starts `sluice run` without waiting for it; `prefix` is put before the command, `options` behind it."""
         self.write(policy)
-        self.process = self.lab.gw.start(*prefix, binary(), 'run', '--config', self.config, *options, log=self.log)
+        self.process = self.lab.gw.start(*prefix, binary(), 'run', '--config', self.config, *self.options, *options,
+                                         log=self.log)
 
     def start(self, policy=None, seconds=20, **how):
         """Starts `sluice run` and waits until `sluice status` says that packets flow; see `launch`."""

@@ -50,9 +50,14 @@ class Namespace:
                      'net.ipv6.conf.all.accept_ra': 0, 'net.ipv6.conf.default.accept_ra': 0,
                      'net.ipv6.conf.default.router_solicitations': 0})
 
+    @property
+    def file(self):
+        """The namespace as a file."""
+        return _FOLDER + self.name
+
     def __enter__(self):
         self._outer.append(os.open('/proc/thread-self/ns/net', os.O_RDONLY | os.O_CLOEXEC))
-        inner = os.open(_FOLDER + self.name, os.O_RDONLY | os.O_CLOEXEC)
+        inner = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
         _enter(inner)
         os.close(inner)
         return self
@@ -67,7 +72,7 @@ class Namespace:
 
         nsenter and not `ip netns exec`, which would hide the BPF file system behind a fresh /sys.
         """
-        return ['nsenter', '--net=' + _FOLDER + self.name, '--'] + [str(c) for c in command]
+        return ['nsenter', '--net=' + self.file, '--'] + [str(c) for c in command]
 
     def run(self, *command, **kw):
         """Runs a command in the namespace; see `run`."""

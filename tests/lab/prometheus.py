@@ -14,32 +14,11 @@ RULES = os.path.join(DOCKER, 'prometheus', 'rules')
 ADDRESS = ('127.0.0.1', 9090)
 
 
-class Prometheus:
-    """A server in the gateway's namespace, with the configuration and the rules of docker/prometheus."""
+class Api:
+    """What a Prometheus in a namespace knows."""
 
-    def __init__(self, lab):
-        with open(os.path.join(DOCKER, 'prometheus', 'prometheus.yaml')) as f:
-            text = f.read()
-        for there, here in (('_interval: 5s', '_interval: 1s'), ('/etc/prometheus/rules', RULES),
-                            ('gateway:9464', '127.0.0.1:9464')):
-            assert there in text, 'prometheus.yaml does not say %s' % there
-            text = text.replace(there, here)
-        config = lab.path('prometheus.yaml')
-        with open(config, 'w') as f:
-            f.write(text)
-        lab.gw.run('promtool', 'check', 'config', config)
-        self.ns = lab.gw
-        self.process = self.ns.start('prometheus', '--config.file=' + config, '--web.listen-address=%s:%d' % ADDRESS,
-                                     '--storage.tsdb.path=' + lab.path('tsdb'), '--log.level=warn',
-                                     log=lab.path('prometheus.log'))
-        wait_for(self._ready, 'Prometheus', 20)
-
-    def _ready(self):
-        assert self.process.poll() is None, 'Prometheus has ended'
-        try:
-            return self._get('/-/ready')[0] == 200
-        except ConnectionError:
-            return False
+    def __init__(self, ns):
+        self.ns = ns
 
     def _get(self, path):
         connection = http.client.HTTPConnection(*ADDRESS, timeout=10)
@@ -66,6 +45,34 @@ class Prometheus:
     def value(self, expression):
         """The sum of an expression's values, 0 when there are none."""
         return sum(self.values(expression))
+
+
+class Prometheus(Api):
+    """A server in the gateway's namespace, with the configuration and the rules of docker/prometheus."""
+
+    def __init__(self, lab):
+        super().__init__(lab.gw)
+        with open(os.path.join(DOCKER, 'prometheus', 'prometheus.yaml')) as f:
+            text = f.read()
+        for there, here in (('_interval: 5s', '_interval: 1s'), ('/etc/prometheus/rules', RULES),
+                            ('gateway:9464', '127.0.0.1:9464')):
+            assert there in text, 'prometheus.yaml does not say %s' % there
+            text = text.replace(there, here)
+        config = lab.path('prometheus.yaml')
+        with open(config, 'w') as f:
+            f.write(text)
+        lab.gw.run('promtool', 'check', 'config', config)
+        self.process = self.ns.start('prometheus', '--config.file=' + config, '--web.listen-address=%s:%d' % ADDRESS,
+                                     '--storage.tsdb.path=' + lab.path('tsdb'), '--log.level=warn',
+                                     log=lab.path('prometheus.log'))
+        wait_for(self._ready, 'Prometheus', 20)
+
+    def _ready(self):
+        assert self.process.poll() is None, 'Prometheus has ended'
+        try:
+            return self._get('/-/ready')[0] == 200
+        except ConnectionError:
+            return False
 
 
 def dashboards():

@@ -9,6 +9,7 @@ IPv6 is routed without translation: 2001:db8:10::/64 inside, 2001:db8:100::/64 o
 interface, so that each side is one Ethernet segment with two hosts.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ import tempfile
 from . import policy as P
 from .gateway import Sluice
 from .kernel import Kernel
-from .namespace import Namespace, remove_stale, run
+from .namespace import CommandFailed, Namespace, remove_stale, run
 from .programs import wait_for
 
 STEM = 'sluice'
@@ -114,7 +115,7 @@ class Lab:
         folder = self.path(ns.short + '-files')
         os.makedirs(folder, exist_ok=True)
         ns.start(sys.executable, os.path.join(_HERE, 'server.py'), http, echo, folder, log=self.path(ns.short + '.log'))
-        wait_for(lambda: _listens(ns, echo), 'the servers on ' + ns.short)
+        wait_for(lambda: listens(ns, echo), 'the servers on ' + ns.short)
         return folder
 
     def watch(self, ns, name, match):
@@ -154,13 +155,16 @@ class Lab:
             if name.endswith('.log') and os.path.getsize(path):
                 with open(path, errors='replace') as f:
                     out.append('--- %s\n%s' % (name, ''.join(f.readlines()[-40:]).rstrip()))
-        counted = self.gateway.counted()
+        # A daemon that does not answer is not to hide why the test failed.
+        counted = []
+        with contextlib.suppress(CommandFailed):
+            counted = self.gateway.counted()
         if counted:
             out.append('--- counted\n' + '\n'.join(counted))
         return '\n'.join(out)
 
 
-def _listens(ns, port):
+def listens(ns, port):
     return ns.run('ss', '-Hltn', 'sport = :%d' % port).stdout.strip() and \
         ns.run('ss', '-Hlun', 'sport = :%d' % port).stdout.strip()
 

@@ -4,6 +4,7 @@ mod client;
 mod conntrack;
 mod diff;
 mod documents;
+mod health;
 mod reload;
 mod rules;
 mod status;
@@ -32,6 +33,9 @@ enum Verb {
         /// Reload the policy whenever its file changes
         #[arg(long)]
         watch: bool,
+        /// Wait this long for devices that are not there yet, as when a container's network is made after it
+        #[arg(long, value_name = "TIME", value_parser = reload::seconds)]
+        wait: Option<u32>,
     },
     /// Check a policy; exits with 0 when it is valid
     Check {
@@ -43,6 +47,11 @@ enum Verb {
     },
     /// Show how the gateway is; exits with 0 once packets flow, else with 1 and the reason
     Status {
+        #[command(flatten)]
+        client: Client,
+    },
+    /// Ask the daemon's /healthz; exits with 0 when it answers ok, else with 1 and the reason
+    Health {
         #[command(flatten)]
         client: Client,
     },
@@ -122,9 +131,10 @@ struct Client {
 /// What went wrong, for people.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.verb {
-        Verb::Run { config, watch } => crate::daemon::run(&config, watch),
+        Verb::Run { config, watch, wait } => crate::daemon::run(&config, watch, wait),
         Verb::Check { file, json } => check(&file, json),
         Verb::Status { client } => status::run(&client),
+        Verb::Health { client } => health::run(&client),
         Verb::Top(arguments) => top::run(arguments),
         Verb::MetricsReference => {
             print!("{}", crate::metrics::markdown());

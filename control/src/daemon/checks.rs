@@ -5,6 +5,7 @@ use std::fs;
 use anyhow::bail;
 use config::Config;
 use dataplane::io::ethtool;
+use dataplane::io::link::Link;
 use dataplane::policy::Policy;
 
 /// Capabilities that are needed, with their numbers in linux/capability.h. BPF programs need CAP_BPF, or
@@ -101,6 +102,11 @@ fn tags(driver: &str, strips: bool) -> Tags {
         _ if strips => Tags::TakenOff,
         _ => Tags::InFrames,
     }
+}
+
+/// Whether there is no such device. One that cannot be looked at counts as there: opening it says why.
+pub(super) fn absent(device: &str) -> bool {
+    Link::find(device).is_err_and(|e| e.error.raw_os_error() == Some(libc::ENODEV))
 }
 
 /// The CPU of each worker, `None` for one that is not pinned; as many as there are to be workers.

@@ -22,7 +22,7 @@ use anyhow::{Context as _, bail};
 use config::{Config, OnFailure, Poll};
 use dataplane::io::punt::Injector;
 use dataplane::io::xsk::{self, WorkerIo};
-use dataplane::policy::InterfaceId;
+use dataplane::policy::{InterfaceId, Policy};
 use dataplane::worker::shared::Shared;
 use dataplane::worker::{Options, Worker};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -40,12 +40,14 @@ use threads::{Ended, Threads};
 
 /// How often signs of life are given and loads are measured.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often devices that are not there yet are looked for.
+const LOOK_FOR_DEVICES: Duration = Duration::from_millis(100);
 
 /// Runs the gateway until a signal ends it.
 ///
 /// # Errors
 /// Whatever keeps it from running, in one message.
-pub(crate) fn run(file: &Path, watch: bool) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(file: &Path, watch: bool, wait: Option<u32>) -> anyhow::Result<ExitCode> {
     logging::init();
     let policies = match config::load(file) {
         Ok(checked) => {
@@ -65,6 +67,13 @@ pub(crate) fn run(file: &Path, watch: bool) -> anyhow::Result<ExitCode> {
         checks::forwarding(policies.running().config.io.on_failure == OnFailure::Open);
         let mut signals = Signals::new()?;
         loop {
+            if let Some(seconds) = wait {
+                let (wanted, patience) = (policies.running(), Duration::from_secs(seconds.into()));
+                tokio::select! {
+                    () = signals.ending() => return Ok(ExitCode::SUCCESS),
+                    () = devices(&wanted.config.policy, patience) => {}
+                }
+            }
             match gateway(&policies, watch, &mut signals).await? {
                 Outcome::Signal => return Ok(ExitCode::SUCCESS),
                 Outcome::Replaced(device) => {
@@ -93,6 +102,14 @@ impl Signals {
         })
     }
 
+    /// Waits for one that ends the daemon.
+    async fn ending(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
     /// Waits for one that ends the daemon; passes SIGHUP on.
     async fn wait(&mut self, events: &Sender<Event>) {
         loop {
@@ -103,6 +120,20 @@ impl Signals {
                 _ = self.hangup.recv() => drop(events.send(Event::Signal)),
             }
         }
+    }
+}
+
+/// Waits until every device of the policy is there, or for as long as `patience` lasts: which one is missing then
+/// is said by whoever opens it.
+async fn devices(policy: &Policy, patience: Duration) {
+    let missing = || policy.devices().into_iter().map(|(name, _)| name).find(|name| checks::absent(name));
+    let deadline = tokio::time::Instant::now() + patience;
+    let mut told = false;
+    while let Some(device) = missing().filter(|_| tokio::time::Instant::now() < deadline) {
+        if !std::mem::replace(&mut told, true) {
+            tracing::info!("waiting for device {device}");
+        }
+        tokio::time::sleep(LOOK_FOR_DEVICES).await;
     }
 }
 
@@ -165,6 +196,7 @@ async fn gateway(policies: &Arc<Policies>, watch_file: bool, signals: &mut Signa
         coming: mirror.coming(),
         adopted: AtomicU32::new(generation),
         max_connections: config.policy.max_connections,
+        metrics: config.control.metrics,
         started,
         running: AtomicBool::new(false),
     });

@@ -51,6 +51,7 @@ fn context(rules: usize) -> Arc<Context> {
         coming: Arc::default(),
         adopted: AtomicU32::new(1),
         max_connections: 1024,
+        metrics: None,
         started: SystemTime::now(),
         running: AtomicBool::new(false),
     })

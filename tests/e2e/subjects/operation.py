@@ -1,6 +1,8 @@
 """What the operator sees: status, metrics, the connection table."""
 
 import contextlib
+import json
+import os
 import re
 
 from lab.gateway import metrics
@@ -94,6 +96,48 @@ def metrics_page(lab):
     assert lab.gateway.metric('sluice_interface_receive_packets_total', interface='lan') >= 20, page
     assert lab.gateway.metric('sluice_interface_transmit_packets_total', interface='wan') >= 20, page
     assert lab.gateway.http('/healthz')
+
+
+@test(kernel=False)
+def health(lab):
+    """`sluice health` says what /healthz says, and without a listener what the daemon itself does."""
+    def ask():
+        r = lab.gateway.cli('health', check=False)
+        return r.returncode, r.stdout.strip()
+    assert ask() == (0, 'ok')
+    assert json.loads(lab.gateway.cli('health', '--json').stdout) == {'healthy': True, 'reason': None}
+    lab.gw.ip('link', 'set', 'lan0', 'down')
+    wait_for(lambda: ask()[0] == 1, 'health fails', 5)
+    assert 'lan' in ask()[1], ask()
+    lab.gw.ip('link', 'set', 'lan0', 'up')
+    wait_for(lambda: ask() == (0, 'ok'), 'healthy again', 5)
+    lab.gateway.stop()
+    policy = base()
+    policy['control'] = {'socket': lab.gateway.socket}
+    lab.gateway.start(policy)
+    assert ask() == (0, 'ok')
+    lab.gateway.stop()
+    r = lab.gateway.cli('health', check=False)
+    assert r.returncode == 1 and 'not running' in r.stderr, r
+
+
+@test(kernel=False, start=False)
+def waits_for_devices(lab):
+    """`run --wait` starts once its devices are there; a signal ends the wait, and so does its end."""
+    lab.gw.batch(['link set wan0 down', 'link set wan0 name later0'])
+    for options, ends in ((['--wait', '1s'], 1), (['--wait', '1h'], 0)):
+        lab.gateway.launch(base(), options=options)
+        wait_for(lambda: 'waiting for device wan0' in lab.gateway.log_text(), 'the log says so')
+        status = lab.gateway.process.wait(20) if ends else lab.gateway.stop()
+        assert status == ends, 'exit status %d' % status
+        assert ('there is no device wan0' in lab.gateway.log_text()) == bool(ends), lab.gateway.log_text()
+        os.remove(lab.gateway.log)
+    lab.gateway.launch(base(), options=['--wait', '1h'])
+    wait_for(lambda: 'waiting for device wan0' in lab.gateway.log_text(), 'the log says so')
+    lab.gw.batch(['link set later0 name wan0', 'link set wan0 up'])
+    wait_for(lambda: lab.gateway.cli('status', check=False).returncode == 0, 'it starts', 20)
+    lab.serve(lab.server)
+    assert udp_ask(lab.client, SERVER)[0] == WAN
 
 
 @test(workers=BOTH, kernel=False)

@@ -54,6 +54,26 @@ pub(crate) const CODES: [(&str, Option<u8>, Option<u8>); 12] = [
     ("reject-route", None, Some(6)),
 ];
 
+/// Type and code of a message as a policy names it: a type's name or number, behind a `/` a code's.
+pub fn message(text: &str, v6: bool) -> Option<(u8, Option<u8>)> {
+    let find = |all: &[(&str, Option<u8>, Option<u8>)], word: &str| match all.iter().find(|(n, ..)| *n == word) {
+        Some((_, four, six)) => {
+            if v6 {
+                *six
+            } else {
+                *four
+            }
+        }
+        None => word.parse().ok(),
+    };
+    let (kind, code) = text.split_once('/').map_or((text, None), |(k, c)| (k, Some(c)));
+    let code = match code {
+        Some(c) => Some(find(&CODES, c)?),
+        None => None,
+    };
+    Some((find(&TYPES, kind)?, code))
+}
+
 /// Reads `icmp_type`; `m` has the conditions that say which of the two protocols is meant.
 pub(crate) fn types<'t>(report: &mut Report<'t>, node: &Node<'t>, m: &Match) -> Option<IcmpTypes> {
     let may_be =

@@ -40,6 +40,8 @@ pub use address::{AddressError, AddressRange};
 pub use dataplane::policy::Policy;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use difference::{Change, Difference, Entries, Rules, Setting};
+pub use icmp::message as icmp_named;
+pub use protocol::{name as protocol_name, named as protocol_named};
 pub use running::{Fixed, fixed};
 pub use settings::{Control, Io, IoMode, OnFailure, Poll, Reload, Workers};
 pub use written::Written;

@@ -29,6 +29,14 @@ const NAMES: [(&str, u8); 19] = [
     ("udplite", protocol::UDPLITE),
 ];
 
+/// The protocol with a name a policy may use, or a number.
+pub fn named(word: &str) -> Option<u8> {
+    match NAMES.iter().find(|(name, _)| *name == word) {
+        Some((_, n)) => Some(*n),
+        None => word.parse().ok().filter(|_| word.bytes().all(|b| b.is_ascii_digit())),
+    }
+}
+
 /// The protocol at `node`.
 pub(crate) fn read<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<u8> {
     let word = scalar(report, node, "a protocol")?;
@@ -47,6 +55,6 @@ pub(crate) fn read<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<u8> {
 }
 
 /// The name of a protocol in messages, or its number.
-pub(crate) fn name(number: u8) -> String {
+pub fn name(number: u8) -> String {
     NAMES.iter().find(|(_, n)| *n == number).map_or_else(|| number.to_string(), |(name, _)| (*name).to_owned())
 }

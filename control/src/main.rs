@@ -4,6 +4,7 @@ mod answers;
 mod cli;
 mod context;
 mod daemon;
+mod describe;
 mod expiry;
 mod format;
 mod metrics;
@@ -15,6 +16,7 @@ mod rules;
 mod socket;
 mod status;
 mod sys;
+mod way;
 mod wire;
 
 use std::process::ExitCode;

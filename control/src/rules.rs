@@ -36,7 +36,7 @@ pub(crate) fn gather(ctx: &Context) -> Vec<Rule> {
 }
 
 fn of_list(p: &Policy, tallies: &Tallies, list: List) -> Vec<Rule> {
-    let rule = |(i, (name, action, place)): (usize, (&str, &str, Option<&Place>))| {
+    let rule = |(i, (name, action, place)): (usize, About<'_>)| {
         let (packets, bytes) = tallies.total(list, i);
         Rule {
             list: list.label().to_owned(),
@@ -48,20 +48,22 @@ fn of_list(p: &Policy, tallies: &Tallies, list: List) -> Vec<Rule> {
             bytes,
         }
     };
-    let all: Vec<(&str, &str, Option<&Place>)> = match list {
-        List::Tracking => p.tracking.iter().map(|r| (r.name.as_str(), tracking(r.action), Some(&r.place))).collect(),
-        List::DestinationNat => {
-            p.destination_nat.iter().map(|r| (r.name.as_str(), destination(&r.translate), Some(&r.place))).collect()
-        }
-        List::SourceNat => {
-            p.source_nat.iter().map(|r| (r.name.as_str(), source(&r.translate), Some(&r.place))).collect()
-        }
-        List::Forward => {
-            let rules = p.rules.iter().map(|r| (r.name.as_str(), forward(r), Some(&r.place)));
-            rules.chain([(DEFAULT, p.default.name(), None)]).collect()
-        }
-    };
-    all.into_iter().enumerate().map(rule).collect()
+    (0..).map_while(|i| about(p, list, i)).enumerate().map(rule).collect()
+}
+
+/// A rule's name, what it does in a word, and where it is written.
+type About<'p> = (&'p str, &'static str, Option<&'p Place>);
+
+/// What is to be said of the rule with this index.
+pub(crate) fn about(p: &Policy, list: List, i: usize) -> Option<About<'_>> {
+    let (name, action, place) = match list {
+        List::Tracking => p.tracking.get(i).map(|r| (&r.name, tracking(r.action), &r.place)),
+        List::DestinationNat => p.destination_nat.get(i).map(|r| (&r.name, destination(&r.translate), &r.place)),
+        List::SourceNat => p.source_nat.get(i).map(|r| (&r.name, source(&r.translate), &r.place)),
+        List::Forward if i == p.rules.len() => return Some((DEFAULT, p.default.name(), None)),
+        List::Forward => p.rules.get(i).map(|r| (&r.name, forward(r), &r.place)),
+    }?;
+    Some((name, action, Some(place)))
 }
 
 /// The word for a forward rule's action, as its policy has it.

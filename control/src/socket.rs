@@ -1,5 +1,6 @@
 //! The control socket's server side: one thread per client, so that a slow one holds up nobody.
 
+mod insight;
 mod policy;
 mod top;
 mod tracking;
@@ -157,6 +158,7 @@ fn answer(request: Request, ctx: &Context, out: &mut BufWriter<&UnixStream>) -> 
         Request::Confirm => policy::confirm(ctx, out)?,
         Request::Rollback => policy::rollback(ctx, out)?,
         Request::Diff { file } => policy::diff(&file, ctx, out)?,
+        Request::Explain(packet) => insight::explain(&packet, ctx, out)?,
     };
     Ok(done.map_or_else(Response::Error, |()| Response::End))
 }

@@ -17,9 +17,11 @@ use dataplane::worker::events::{self, EventKind};
 use dataplane::worker::listing::{self, ConnectionInfo, FlowInfo, Net};
 use serde::{Deserialize, Serialize};
 
+use crate::describe::Packet;
 use crate::format::since_epoch;
 use crate::rules::Rule;
 use crate::status::Status;
+use crate::way::Way;
 
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,6 +87,8 @@ pub(crate) enum Request {
         /// The file.
         file: PathBuf,
     },
+    /// What a packet would meet.
+    Explain(Box<Packet>),
 }
 
 /// One line of an answer.
@@ -120,6 +124,8 @@ pub(crate) enum Response {
     Confirmed(u64),
     /// Answers [`Request::Diff`].
     Diff(Box<Diff>),
+    /// Answers [`Request::Explain`].
+    Explained(Box<Way>),
     /// The request cannot be answered, or not to its end.
     Error(String),
     /// The answer is complete.

@@ -4,6 +4,7 @@ mod client;
 mod conntrack;
 mod diff;
 mod documents;
+mod explain;
 mod health;
 mod reload;
 mod rules;
@@ -107,6 +108,9 @@ enum Verb {
         #[command(flatten)]
         client: Client,
     },
+    /// Show what a packet would meet, by the policy and the tables in force; nothing changes. Exits with 0 when it
+    /// would pass, 1 when it would be dropped, 2 when in trouble
+    Explain(explain::Arguments),
     /// Look at the connections, change and delete them, and follow what happens to them
     Conntrack {
         #[command(subcommand)]
@@ -147,6 +151,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Confirm { client } => reload::confirm(&client),
         Verb::Rollback { client } => reload::rollback(&client),
         Verb::Diff { file, client } => Ok(diff::run(&file, &client)),
+        Verb::Explain(arguments) => Ok(explain::run(&arguments)),
         Verb::Conntrack { verb } => conntrack::run(*verb),
     }
 }

@@ -16,7 +16,7 @@ pub(crate) type LocalAddresses = BTreeMap<IpAddr, bool>;
 /// Whether a translation of the policy may use the host's address `a`: as an address of the interface a
 /// masquerade rule sends to, as one of a pool or an outside prefix, as a destination that is translated, or
 /// as the source of connections that turn round on the interface.
-pub(super) fn is_translated(policy: &Policy, interfaces: &[Interface], a: IpAddr) -> bool {
+pub(crate) fn is_translated(policy: &Policy, interfaces: &[Interface], a: IpAddr) -> bool {
     if matches!(a, IpAddr::V6(x) if x.is_unicast_link_local()) {
         return false;
     }

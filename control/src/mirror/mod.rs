@@ -33,7 +33,7 @@ use netlink_packet_core::NLM_F_CREATE;
 pub(crate) use coming::Coming;
 use kept::Kept;
 pub(crate) use links::no_vlan_device;
-pub(crate) use local::LocalAddresses;
+pub(crate) use local::{LocalAddresses, is_translated};
 use netlink::Netlink;
 use state::{Pending, State};
 
@@ -299,7 +299,7 @@ impl Mirror {
     fn update_local(&mut self, free: Option<IpAddr>) -> bool {
         let coming = self.coming.policy();
         let policies = || std::iter::once(&self.policy).chain(&coming);
-        let translated = |a| policies().any(|p| local::is_translated(p, &self.interfaces, a));
+        let translated = |a| policies().any(|p| is_translated(p, &self.interfaces, a));
         let host = self.state.routes4.local().iter().chain(self.state.routes6.local()).copied();
         let mut local: LocalAddresses = host.map(|a| (a, translated(a))).collect();
         for (a, _) in self.local.iter().filter(|(_, translated)| **translated) {

@@ -163,6 +163,13 @@ impl Expectations {
         self.withdraw(|e| stale.contains(e));
     }
 
+    /// The expectation that [`Expectations::take`] would take.
+    pub fn peek(&self, target: ExpectedTarget, source: IpAddr, now: Ticks) -> Option<Expectation> {
+        let shard = self.shard(&target).lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let list = shard.get(&target)?;
+        list.iter().find(|e| e.source.is_none_or(|s| s == source) && !e.expires.reached(now)).copied()
+    }
+
     /// Takes the expectation a first packet fulfils, if there is one: it is used once.
     pub fn take(&self, target: ExpectedTarget, source: IpAddr, now: Ticks) -> Option<Expectation> {
         if self.is_empty() {

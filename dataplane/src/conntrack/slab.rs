@@ -149,6 +149,11 @@ impl<A: Address> Slab<A> {
         self.live == 0
     }
 
+    /// Whether there is no room for another one.
+    pub fn is_full(&self) -> bool {
+        self.free.is_none() && self.used == self.view.capacity()
+    }
+
     /// Slots below this may be in use.
     pub fn high_water(&self) -> u32 {
         self.used

@@ -208,6 +208,11 @@ enum Lead {
 }
 
 impl TcpTrack {
+    /// Sequence and acknowledgement number that a direction's next segment has when nothing is lost.
+    pub fn next(&self, d: Direction) -> (u32, u32) {
+        (self.windows[d as usize].end, self.windows[d.other() as usize].end)
+    }
+
     /// The state before a connection's first segment is tracked; pass that segment to
     /// [`TcpTrack::track`] next, in original direction. `None` when it cannot start a connection: it is
     /// INVALID.

@@ -26,6 +26,14 @@ impl Direction {
             Direction::Reply => Direction::Original,
         }
     }
+
+    /// The word for it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Direction::Original => "original",
+            Direction::Reply => "reply",
+        }
+    }
 }
 
 /// Addresses and ports of one direction. For ICMP queries the source port holds the identifier and the

@@ -99,6 +99,16 @@ impl<A: Address> Mappings<A> {
         self.outside.claim(outside, source, now)
     }
 
+    /// The source that has claimed an outside endpoint.
+    pub fn owner(&self, outside: &Endpoint<A>, now: Ticks) -> Option<Endpoint<A>> {
+        self.outside.owner(outside, now)
+    }
+
+    /// For a source with one connection: the seconds that its endpoint would be kept were that one gone.
+    pub fn kept_after_last(&self, source: &Endpoint<A>) -> Option<u32> {
+        shard(&self.inside, source).get(source).filter(|m| m.connections == 1).map(|m| m.hold)
+    }
+
     /// Gives up a claim for which no connection was made.
     pub fn unclaim(&self, outside: &Endpoint<A>, source: &Endpoint<A>) {
         let inside = shard(&self.inside, source);
@@ -181,7 +191,7 @@ impl<A: Address> Mappings<A> {
         if self.is_empty() {
             return None;
         }
-        let source = self.outside.owner(outside)?;
+        let source = self.outside.user(outside)?;
         let inside = shard(&self.inside, &source);
         let m = inside.get(&source)?;
         let admitted = match m.independent? {

@@ -80,9 +80,15 @@ impl<A: Address> Outside<A> {
         }
     }
 
-    /// Whose endpoint it is.
-    pub(super) fn owner(&self, outside: &Endpoint<A>) -> Option<Endpoint<A>> {
+    /// Whose endpoint it is, or was last.
+    pub(super) fn user(&self, outside: &Endpoint<A>) -> Option<Endpoint<A>> {
         self.shard(outside).owners.get(outside).map(|o| o.source)
+    }
+
+    /// The only source that may claim an endpoint now, unless anybody may.
+    pub(super) fn owner(&self, outside: &Endpoint<A>, now: Ticks) -> Option<Endpoint<A>> {
+        let shard = self.shard(outside);
+        shard.owners.get(outside).filter(|o| !o.kept_until.is_some_and(|t| t.reached(now))).map(|o| o.source)
     }
 }
 

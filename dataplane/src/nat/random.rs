@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, Hasher};
 use ahash::RandomState;
 
 /// A worker's source of random numbers.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Random {
     keys: RandomState,
     counter: u64,

@@ -10,8 +10,8 @@ use crate::snapshot::Snapshot;
 
 /// Who asks the rules, and what comes of it beside the answer.
 pub trait Witness<A> {
-    /// Whether a packet that fits all else is within the limit of a rule, which then counts it.
-    fn is_within(&mut self, limit: &Limit, facts: &Facts<A>) -> bool;
+    /// Whether a packet that fits all else is within the limit of rule `i`, which then counts it.
+    fn is_within(&mut self, i: u16, limit: &Limit, facts: &Facts<A>) -> bool;
     /// A rule matches; `facts` have the mark it gives.
     fn matched(&mut self, i: u16, rule: &Rule, facts: &Facts<A>);
 }
@@ -21,7 +21,7 @@ pub trait Witness<A> {
 pub struct Nobody;
 
 impl<A> Witness<A> for Nobody {
-    fn is_within(&mut self, _: &Limit, _: &Facts<A>) -> bool {
+    fn is_within(&mut self, _: u16, _: &Limit, _: &Facts<A>) -> bool {
         true
     }
 
@@ -81,7 +81,7 @@ impl Snapshot {
         let asked = *facts;
         let decided = self.policy.find(List::Forward, rules.len(), &asked, |i, need| {
             let rule = &rules[usize::from(i)];
-            let within = |l: &Limit| witness.is_within(l, facts) != l.over;
+            let within = |l: &Limit| witness.is_within(i, l, facts) != l.over;
             if !rule.matcher.fits(facts, live, need) || !rule.limit.as_ref().is_none_or(within) {
                 return false;
             }

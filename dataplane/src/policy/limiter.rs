@@ -54,12 +54,24 @@ impl Limiter {
             self.full.fetch_add(1, Relaxed);
             return false;
         };
-        let tolerance = rate.interval.saturating_mul(u64::from(rate.burst.saturating_sub(1)));
+        let tolerance = rate.tolerance();
         let paid = |due: u64| {
             let due = due.max(now);
             (due - now <= tolerance).then(|| due.saturating_add(rate.interval))
         };
         entry.due.fetch_update(Relaxed, Relaxed, paid).is_ok()
+    }
+
+    /// What [`Limiter::admit`] would say; nothing is counted.
+    pub fn would_admit(&self, rate: &Rate, who: impl Hash, now: u64) -> bool {
+        let key = self.keys.hash_one((rate.id, who)).max(1);
+        let at = (key >> 32) as usize % BUCKETS * WAYS;
+        let bucket = &self.entries[at..at + WAYS];
+        let due = bucket.iter().find(|e| e.key.load(Relaxed) == key).map(|e| e.due.load(Relaxed));
+        match due {
+            Some(due) => due.max(now) - now <= rate.tolerance(),
+            None => bucket.iter().any(|e| e.due.load(Relaxed) <= now),
+        }
     }
 
     /// How often no entry could be used.

@@ -124,6 +124,11 @@ impl Rate {
         h.write_u32(burst);
         Rate { interval, burst, id: h.finish() }
     }
+
+    /// How far in debt one may be that is still within the rate, in nanoseconds.
+    pub(super) fn tolerance(&self) -> u64 {
+        self.interval.saturating_mul(u64::from(self.burst.saturating_sub(1)))
+    }
 }
 
 /// What a rule writes to the log.

@@ -7,6 +7,7 @@ use super::options;
 use super::path;
 use super::reason::DropReason;
 use super::shared::Handed;
+use super::trace;
 use crate::conntrack::Entry;
 use crate::conntrack::region::prefetch;
 use crate::io::{Frame, Port};
@@ -85,15 +86,15 @@ fn parse<P: Port>(
 ) {
     let b = w.pool.bytes(f);
     let Some(ethernet) = b.first_chunk::<ETHERNET>() else {
-        return w.discard(f, DropReason::Malformed);
+        return refuse(w, f, interface, DropReason::Malformed);
     };
     if u64::from_le_bytes(*view(ethernet, 0)) << 16 != own {
-        return w.discard(f, DropReason::OtherHost);
+        return refuse(w, f, interface, DropReason::OtherHost);
     }
     match be16(ethernet, 12) {
         ETHERTYPE_IPV4 => ip::<P, V4>(w, &mut families.v4, f, interface, handed),
         ETHERTYPE_IPV6 => ip::<P, V6>(w, &mut families.v6, f, interface, handed),
-        _ => w.discard(f, DropReason::Malformed),
+        _ => refuse(w, f, interface, DropReason::Malformed),
     }
 }
 
@@ -118,8 +119,20 @@ fn unusual<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, f: Frame, int
         Err(why) => Err(why),
     };
     if let Err(why) = refused {
-        w.discard(f, why);
+        refuse(w, f, interface, why);
     }
+}
+
+/// Drops a frame before it joins a burst.
+#[cold]
+fn refuse<P: Port>(w: &mut Core<P>, f: Frame, interface: InterfaceId, why: DropReason) {
+    if w.is_dry() {
+        return w.note_drop(why);
+    }
+    if !w.tracers.is_empty() {
+        trace::refused(w, f, interface, why);
+    }
+    w.discard(f, why);
 }
 
 #[inline(always)]
@@ -185,8 +198,14 @@ fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
             t.expect_reply(w, p.headers.key(ports));
         }
     }
-    for p in &mut burst {
-        path::forward(w, t, p);
+    if w.tracers.is_empty() {
+        for p in &mut burst {
+            path::forward(w, t, p);
+        }
+    } else {
+        for p in &mut burst {
+            trace::forward(w, t, p);
+        }
     }
     burst.clear();
     t.burst = burst;

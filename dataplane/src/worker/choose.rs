@@ -3,14 +3,14 @@
 use std::cell::Cell;
 use std::ops::Deref;
 
+use super::account::Note;
 use super::core::Core;
 use super::family::{Family, Member, Packet};
 use super::reason::DropReason;
 use super::rules::count;
-use super::shared::Shared;
 use super::translations::Translator;
 use super::ways::Way;
-use crate::conntrack::{CtState, Expectation, ExpectedTarget, Key, Slab, Status, Table};
+use crate::conntrack::{CtState, Expectation, ExpectedTarget, Key, Status};
 use crate::io::Port;
 use crate::nat::{self, Endpoint, Range, endpoint, prefix};
 use crate::packet::{Ip, protocol};
@@ -67,8 +67,13 @@ pub(super) fn destination<P: Port, A: Member>(
     let target = ExpectedTarget { proto: key.proto, destination: t.dst.ip(), port: t.dport };
     let outside = Endpoint { address: t.dst, port: t.dport, proto: key.proto };
     let expectations = &w.shared.expectations;
-    let announced = if expectations.is_empty() { None } else { expectations.take(target, t.src.ip(), w.now) };
+    let announced = match w.is_dry() {
+        _ if expectations.is_empty() => None,
+        true => expectations.peek(target, t.src.ip(), w.now),
+        false => expectations.take(target, t.src.ip(), w.now),
+    };
     if let Some(e) = announced {
+        w.note(|| Note::Announced(e.helper));
         let (address, port) = e.listener;
         to.flow.tuple.dst = A::from_ip(address).ok_or(DropReason::NatNoAddress)?;
         to.flow.tuple.dport = port;
@@ -82,6 +87,7 @@ pub(super) fn destination<P: Port, A: Member>(
     } else if protocol::has_ports(key.proto)
         && let Some(source) = A::mappings(&w.shared).inbound(&outside, t.src)
     {
+        w.note(|| Note::Mapped);
         (to.flow.tuple.dst, to.flow.tuple.dport) = (source.address, source.port);
         to.mapped = true;
     }
@@ -90,7 +96,9 @@ pub(super) fn destination<P: Port, A: Member>(
         facts.state = CtState::Related;
         facts.status.insert(Status::EXPECTED);
     }
+    w.note(|| Note::State(facts.state));
     if to.flow != *key {
+        w.note(|| Note::Destination { rule: to.rule, to: (to.flow.tuple.dst.ip(), to.flow.tuple.dport) });
         facts.status.insert(Status::DST_NAT);
         facts.destination = to.flow.tuple.dst;
         facts.destination_port = facts.destination_port.map(|_| to.flow.tuple.dport);
@@ -111,7 +119,7 @@ pub(super) fn source<P: Port, A: Member>(
     let flow = &to.flow;
     let both_ends = to.rule.and_then(|i| w.snapshot.policy.destination_nat.get(i)?.source.as_ref());
     let at = Endpoint { address: flow.tuple.src, port: flow.tuple.sport, proto: flow.proto };
-    let bound = A::mappings(&w.shared).of(&at);
+    let bound = bound(w, t, &at);
     let Offer { addresses, choice, rule } = match &to.announced {
         // The listener knows the other end by the address that the master connection gave it.
         Some(e) => {
@@ -128,12 +136,10 @@ pub(super) fn source<P: Port, A: Member>(
         None => both_ends.and(to.rule).map(|i| Translator { list: List::DestinationNat, rule: i as u16 }),
     };
     let first = addresses.first().ok_or(DropReason::NatNoAddress)?.0;
-    let (shared, now) = (&w.shared, w.now);
-    let mappings = A::mappings(shared);
     let reserved = w.snapshot.fib.host_ports.filter(|_| t.way(w, first) == Way::Local);
     let independent = choice.independent.filter(|_| protocol::has_ports(flow.proto) || flow.proto == A::ICMP);
-    let hash = Cell::new(0);
-    let free = claims(shared, w.id, (&t.table, &t.slab), &hash);
+    let mut random = w.random.clone();
+    let claims = Claims { w, t, hash: Cell::new(0) };
     let mut range = Range {
         addresses: &addresses,
         ports: choice.ports,
@@ -143,41 +149,34 @@ pub(super) fn source<P: Port, A: Member>(
         moved: bound.map(|(o, _)| (o.address, o.port)),
     };
     let reply = match (independent, bound) {
-        (None, _) => nat::source(flow, &range, &mut w.random, free),
+        (None, _) => nat::source(flow, &range, &mut random, |r| claims.reply(r)),
         // The source has its endpoint: that one or none, unless the policy gives it others by now.
         (Some(_), Some((outside, Some(_))))
             if nat::permits(flow, &addresses, choice.ports, (outside.address, outside.port)) =>
         {
             let only = [(outside.address, outside.address)];
             range = Range { addresses: &only, ports: Some((outside.port, outside.port)), random: false, ..range };
-            nat::source(flow, &range, &mut w.random, free).filter(|r| endpoint(r) == outside)
+            nat::source(flow, &range, &mut random, |r| claims.reply(r)).filter(|r| endpoint(r) == outside)
         }
-        (Some(_), _) => nat::source(flow, &range, &mut w.random, |reply| {
-            let outside = endpoint(reply);
-            if !mappings.claim(&outside, &at, now) {
-                return false;
-            }
-            let ok = free(reply);
-            if !ok {
-                mappings.unclaim(&outside, &at);
-            }
-            ok
-        }),
+        (Some(_), _) => nat::source(flow, &range, &mut random, |r| claims.endpoint(r, &at)),
     };
+    let hash = claims.hash.get();
+    w.random = random;
     let Some(reply) = reply else {
-        if let Some(t) = by.and_then(|by| w.tally(by)) {
+        if let Some(t) = by.and_then(|by| w.tally(by)).filter(|_| !w.is_dry()) {
             t.exhausted.inc();
         }
         return Err(DropReason::NatExhausted);
     };
     let outside = endpoint(&reply);
     t.translated = (outside.address != flow.tuple.src).then_some(outside.address);
+    w.note(|| Note::Source { rule: by.map(|by| (by.list, by.rule)), to: (outside.address.ip(), outside.port) });
     let moved = outside.port != flow.tuple.sport && to.announced.is_none();
     // TCP is tracked to its end: RFC 6888 REQ-8a.
     let hold = if flow.proto == protocol::TCP { 0 } else { choice.hold };
     let independent = independent.map(|filtering| (filtering, hold));
     let mapping = (independent.is_some() || moved).then_some(Bound { source: at, outside, independent });
-    Ok(Source { reply, hash: hash.get(), mapping, by })
+    Ok(Source { reply, hash, mapping, by })
 }
 
 /// The addresses and ports that a source can have.
@@ -271,22 +270,51 @@ pub(super) fn source_at_host<P: Port, A: Member>(
     let ports = (flow.proto == protocol::SCTP).then_some((flow.tuple.sport, flow.tuple.sport));
     let range =
         Range { addresses: &[(own, own)], ports, random: false, persistent: false, reserved: None, moved: None };
-    let hash = Cell::new(0);
-    let reply = nat::source(flow, &range, &mut w.random, claims(&w.shared, w.id, (&t.table, &t.slab), &hash));
-    Ok(Source { reply: reply.ok_or(DropReason::NatExhausted)?, hash: hash.get(), mapping: None, by: None })
+    let mut random = w.random.clone();
+    let claims = Claims { w, t, hash: Cell::new(0) };
+    let reply = nat::source(flow, &range, &mut random, |r| claims.reply(r));
+    let hash = claims.hash.get();
+    w.random = random;
+    Ok(Source { reply: reply.ok_or(DropReason::NatExhausted)?, hash, mapping: None, by: None })
 }
 
-/// What takes a reply key if nobody else has it, and leaves its hash.
-fn claims<A: Member>(
-    shared: &Shared,
-    id: u16,
-    (table, slab): (&Table, &Slab<A>),
-    hash: &Cell<u64>,
-) -> impl Fn(&Key<A>) -> bool {
-    move |reply| {
-        let h = reply.hash(&shared.keys);
-        hash.set(h);
-        table.lookup(slab, h, reply).is_none() && shared.directory.claim(h, id).is_ok()
+/// What a source is bound to. A connection that this packet begins anew does not bind it any more.
+fn bound<P: Port, A: Member>(w: &Core<P>, t: &Family<A>, at: &Endpoint<A>) -> Option<(Endpoint<A>, Option<Filtering>)> {
+    A::mappings(&w.shared).of(at).filter(|_| !(w.is_dry() && w.ends_mapping(t, at).is_some()))
+}
+
+/// Takes what a new connection needs for itself; in a dry run it only looks whether it could.
+struct Claims<'a, P, A: Member> {
+    w: &'a Core<P>,
+    t: &'a Family<A>,
+    /// That of the reply key asked for last.
+    hash: Cell<u64>,
+}
+
+impl<P: Port, A: Member> Claims<'_, P, A> {
+    /// A reply key that nobody else has.
+    fn reply(&self, reply: &Key<A>) -> bool {
+        let (w, hash) = (self.w, reply.hash(&self.w.keys));
+        self.hash.set(hash);
+        let free = |hash| if w.is_dry() { w.is_unowned(hash) } else { w.shared.directory.claim(hash, w.id).is_ok() };
+        !self.t.has(w, hash, reply) && free(hash)
+    }
+
+    /// A reply key, and its endpoint for the source `at` alone.
+    fn endpoint(&self, reply: &Key<A>, at: &Endpoint<A>) -> bool {
+        let (mappings, outside) = (A::mappings(&self.w.shared), endpoint(reply));
+        if self.w.is_dry() {
+            let free = |owner| owner == *at || self.w.ends_mapping(self.t, &owner) == Some(0);
+            return mappings.owner(&outside, self.w.now).is_none_or(free) && self.reply(reply);
+        }
+        if !mappings.claim(&outside, at, self.w.now) {
+            return false;
+        }
+        let ok = self.reply(reply);
+        if !ok {
+            mappings.unclaim(&outside, at);
+        }
+        ok
     }
 }
 

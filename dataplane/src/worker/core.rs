@@ -9,7 +9,9 @@ use super::counters::Counters;
 use super::events::Subscription;
 use super::reason::{DropReason, HandoffReason};
 use super::shared::{Handed, Lent, NeighbourRequest, Punt, Shared, ToHost};
+use super::trace::Tracer;
 use super::translations::Translator;
+use super::watch::Watch;
 use super::wiring::{self, Inlet};
 use crate::conntrack::Ticks;
 use crate::io::host::{HostFlow, Origin};
@@ -62,6 +64,10 @@ pub(super) struct Core<P> {
     icmp_filled: Ticks,
     /// Frames lent to other workers.
     pub(super) lent: u32,
+    /// What is noted of the way of the packet that is under way; there only while somebody wants to know.
+    pub(super) watch: Option<Box<Watch>>,
+    /// Who wants to know the ways of packets.
+    pub(super) tracers: Vec<Arc<Tracer>>,
     /// Who listens to events.
     pub(super) listeners: Vec<Arc<Subscription>>,
     /// Connections that have ended at the gateway host and that the punt thread has not been told of.
@@ -91,6 +97,8 @@ impl<P: Port> Core<P> {
             icmp_tokens: 0,
             icmp_filled: now,
             lent: 0,
+            watch: None,
+            tracers: Vec::new(),
             listeners: Vec::new(),
             ended: Vec::new(),
             host_waits: false,
@@ -109,6 +117,7 @@ impl<P: Port> Core<P> {
     /// Counts the drop and gives the frame back.
     #[cold]
     pub(super) fn discard(&mut self, f: Frame, why: DropReason) {
+        self.note_drop(why);
         self.counters().drop(why);
         self.pool.give(f);
     }
@@ -233,6 +242,11 @@ impl<P: Port> Core<P> {
         }
         self.quota -= 1;
         true
+    }
+
+    /// Whether [`Core::reserve_connection`] would find room.
+    pub(super) fn has_room(&self) -> bool {
+        self.quota > 0 || self.shared.connections.load(Ordering::Relaxed) < self.snapshot.policy.max_connections
     }
 
     /// Gives back the room of a connection that is gone.

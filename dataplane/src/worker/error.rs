@@ -1,5 +1,6 @@
 //! What a worker answers itself: ICMP errors and TCP resets.
 
+use super::account::{Answer, Note};
 use super::core::Core;
 use super::family::Packet;
 use crate::io::{Frame, Port};
@@ -16,7 +17,8 @@ pub(super) fn answer<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, problem: Pr
         return;
     }
     let Some(from) = w.snapshot.fib.source_address(p.interface, p.headers.src) else { return };
-    if w.may_send_icmp() {
+    w.note(|| Note::Answered(Answer::Icmp(problem)));
+    if !w.is_dry() && w.may_send_icmp() {
         let h = p.headers;
         respond(w, p, |out, frame| Some(icmp::build_error(out, frame, &h, from, problem)));
         w.counters().icmp_sent.inc();
@@ -28,6 +30,10 @@ pub(super) fn reject<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, how: Reject
     let problem = match how {
         Reject::Closed | Reject::TcpReset if p.headers.proto == protocol::TCP && p.headers.fragment.is_none() => {
             let h = p.headers;
+            w.note(|| Note::Answered(Answer::Reset));
+            if w.is_dry() {
+                return;
+            }
             return respond(w, p, |out, frame| icmp::build_reset(out, frame, &h));
         }
         Reject::Closed | Reject::TcpReset | Reject::PortUnreachable => Problem::PortUnreachable,

@@ -1,5 +1,6 @@
 //! The way out: next hop, and what can keep a packet from taking it.
 
+use super::account::Note;
 use super::core::Core;
 use super::error;
 use super::family::{Family, Member, Packet};
@@ -59,7 +60,9 @@ pub(super) fn route<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, dst: A) -> R
         Some(Target::Via(hops)) => {
             let hop = pick(hops, p.headers.src, p.headers.dst);
             let interface = hop.interface.ok_or(DropReason::EgressNotManaged)?;
-            return Ok((hop.gateway.unwrap_or(dst), interface));
+            let next = hop.gateway.unwrap_or(dst);
+            w.note(|| Note::Route { destination: dst.ip(), interface, next: next.ip() });
+            return Ok((next, interface));
         }
         // A translation to the gateway host itself would need its replies to come back this way.
         Some(Target::Local) => return Err(DropReason::EgressNotManaged),

@@ -185,6 +185,14 @@ impl<A: Member> Family<A> {
         Some((slot, d))
     }
 
+    /// The live connection that a packet belongs to, and which way it goes in it.
+    pub(super) fn connection<P: Port>(&mut self, w: &mut Core<P>, p: &Packet<A>) -> Option<(u32, Direction)> {
+        match p.transport {
+            Transport::Flow(ports) => self.search(w, p.hash, &p.headers.key(ports)),
+            Transport::IcmpError | Transport::Invalid => None,
+        }
+    }
+
     /// Enters a connection whose two tuples are claimed; its slot. `None` when there is no room.
     pub(super) fn confirm<P: Port>(&mut self, w: &mut Core<P>, mut c: Connection<A>, hashes: [u64; 2]) -> Option<u32> {
         c.status.insert(Status::CONFIRMED);
@@ -256,15 +264,20 @@ impl<A: Member> Family<A> {
     /// Removes a connection that is not assured, to make room (netfilter's `early_drop`). Looks at a few
     /// slots from a random one on, so that a flood costs the same for every new connection.
     pub(super) fn early_drop<P: Port>(&mut self, w: &mut Core<P>) -> bool {
-        const LOOKS: u32 = 64;
-        let n = self.slab.high_water();
-        let start = w.random.draw();
-        let victim = (0..LOOKS.min(n))
-            .map(|i| (start.wrapping_add(i)) % n)
-            .find(|s| self.slab.is_live(*s) && !self.slab.get(*s).status.contains(Status::ASSURED));
+        let victim = self.victim(w);
         if let Some(slot) = victim {
             self.remove(w, slot, Removal::EarlyDrop);
         }
         victim.is_some()
+    }
+
+    /// The connection that would go.
+    pub(super) fn victim<P: Port>(&self, w: &mut Core<P>) -> Option<u32> {
+        const LOOKS: u32 = 64;
+        let n = self.slab.high_water();
+        let start = w.random.draw();
+        (0..LOOKS.min(n))
+            .map(|i| (start.wrapping_add(i)) % n)
+            .find(|s| self.slab.is_live(*s) && !self.slab.get(*s).status.contains(Status::ASSURED))
     }
 }

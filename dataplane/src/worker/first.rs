@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::account::Note;
 use super::announce::{self, Extension};
 use super::choose::{self, Destination, Source};
 use super::core::Core;
@@ -9,7 +10,7 @@ use super::error;
 use super::exit::{NO_HOP, check_addresses, check_exit, check_first_source, route};
 use super::family::{Family, Member, Packet, Removal};
 use super::host;
-use super::path::{Decision, Fate, apply};
+use super::path::{Decision, Fate, apply, opposite, translate};
 use super::reason::DropReason;
 use super::rules::{admit, count, facts};
 use super::shared::Handed;
@@ -45,10 +46,12 @@ pub(super) fn first<P: Port, A: Member>(
     check_first_source(w, t, p)?;
     let mut facts = facts(w, p, CtState::New);
     let tracking = w.snapshot.tracking(&facts).map(|(i, rule)| {
+        w.note(|| Note::Tracking(i));
         count(w, p, List::Tracking, i);
         rule.action
     });
     if tracking == Some(TrackingAction::Untracked) {
+        w.note(|| Note::State(CtState::Untracked));
         return stateless(w, t, p, CtState::Untracked);
     }
     let Some(private) = track::begin(w, p) else {
@@ -90,7 +93,8 @@ pub(super) fn first<P: Port, A: Member>(
     c.hop = [exit.as_ref().map_or(NO_HOP, |e| e.hop), NO_HOP];
     // A helper must read both directions.
     let helper = exit.as_ref().and_then(|_| helper(w, tracking, &destination));
-    if helper.is_some() {
+    if let Some(kind) = helper {
+        w.note(|| Note::Helper(kind));
         c.status.insert(Status::HELPER);
     }
     if exit.is_none() {
@@ -98,6 +102,9 @@ pub(super) fn first<P: Port, A: Member>(
     }
     let (tracked, deadline) = track::follow(w, &mut c, Direction::Original, p);
     c.deadline = deadline;
+    if w.is_dry() {
+        return pretend(w, t, p, &c, tracked.is_ok(), exit.as_ref().map(|e| e.hop));
+    }
     let slot = if tracked.is_ok() { t.confirm(w, c, [p.hash, source.hash]) } else { None };
     let Some(slot) = slot else {
         choose::release(w, &source);
@@ -126,6 +133,34 @@ pub(super) fn first<P: Port, A: Member>(
     Ok(Fate::Send(exit.hop))
 }
 
+/// What would become of the packet that begins `c` in a dry run: it is changed, but the connection does not
+/// come to be.
+fn pretend<P: Port, A: Member>(
+    w: &mut Core<P>,
+    t: &Family<A>,
+    p: &Packet<A>,
+    c: &Connection<A>,
+    valid: bool,
+    hop: Option<u16>,
+) -> Decision {
+    if !valid {
+        return Err(DropReason::Invalid);
+    }
+    if t.slab.is_full() && !w.makes_room() {
+        return Err(DropReason::TableFull);
+    }
+    match hop {
+        Some(hop) => {
+            apply(w, t.neighbours.get(hop), p, c, Direction::Original);
+            Ok(Fate::Send(hop))
+        }
+        None => {
+            translate(w, p, &opposite(c, Direction::Original));
+            Ok(Fate::Host)
+        }
+    }
+}
+
 /// The way out of a connection that goes on to somebody else.
 struct Exit<A> {
     hop: u16,
@@ -147,7 +182,11 @@ fn exit<P: Port, A: Member>(
         return Err(DropReason::MartianDestination);
     }
     let (next, interface) = match way {
-        Way::Via(NextHop { gateway, interface: Some(interface), .. }) => (gateway.unwrap_or(dst), interface),
+        Way::Via(NextHop { gateway, interface: Some(interface), .. }) => {
+            let next = gateway.unwrap_or(dst);
+            w.note(|| Note::Route { destination: dst.ip(), interface, next: next.ip() });
+            (next, interface)
+        }
         _ => route(w, p, dst)?,
     };
     let hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
@@ -176,6 +215,12 @@ fn reserve<P: Port, A: Member>(
     p: &Packet<A>,
 ) -> Result<(), DropReason> {
     let limits = w.snapshot.policy.limits;
+    if w.is_dry() {
+        if limits != Default::default() {
+            t.sources.would_admit(c.original.src, c.proto, &limits, w.now, &w.gone_of(t, c.original.src))?;
+        }
+        return would_fit(w, t, p.hash);
+    }
     if limits != Default::default() {
         t.sources.admit(c.original.src, c.proto, &limits, w.now)?;
         c.status.insert(Status::COUNTED);
@@ -196,7 +241,20 @@ fn reserve<P: Port, A: Member>(
     Err(DropReason::TableFull)
 }
 
+/// What [`reserve`] would find after the limits.
+fn would_fit<P: Port, A: Member>(w: &mut Core<P>, t: &Family<A>, hash: u64) -> Result<(), DropReason> {
+    if !w.has_room() && !w.makes_room() {
+        let victim = (!w.snapshot.policy.keep_unassured).then(|| t.victim(w)).flatten();
+        let slot = victim.ok_or(DropReason::TableFull)?;
+        w.pretend_gone(slot, t.slab.get(slot));
+    }
+    if w.pretend_claim(hash) { Ok(()) } else { Err(DropReason::InsertFailed) }
+}
+
 fn unreserve<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, c: &Connection<A>, hash: u64) {
+    if w.is_dry() {
+        return;
+    }
     if c.status.contains(Status::COUNTED) {
         t.sources.release(c.original.src, c.proto);
     }

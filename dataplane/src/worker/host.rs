@@ -28,7 +28,8 @@ pub(super) fn is_plain<P: Port, A: Member>(w: &Core<P>, t: &Family<A>, key: &Key
     }
     let Some(answers) = key.inverse() else { return true };
     let hash = answers.hash(&w.keys);
-    t.table.lookup(&t.slab, hash, &answers).is_none() && w.shared.directory.lookup(hash).is_none()
+    let owned = if w.is_dry() { !w.is_unowned(hash) } else { w.shared.directory.lookup(hash).is_some() };
+    !t.has(w, hash, &answers) && !owned
 }
 
 /// Whether the host's answers can be translated: at the moment, and at all where the port is another than the
@@ -82,7 +83,9 @@ pub(super) fn packet<P: Port, A: Member>(
     }
     if !w.snapshot.fib.is_local(c.reply.src) {
         // The host has lost the address. The next packet finds another one.
-        t.remove(w, slot, Removal::Deleted);
+        if !w.is_dry() {
+            t.remove(w, slot, Removal::Deleted);
+        }
         return Err(DropReason::NatNoAddress);
     }
     c.packets[0] = c.packets[0].wrapping_add(1);

@@ -41,8 +41,7 @@ impl<A: Address> Sources<A> {
         }
         let u = self.0.entry(source).or_insert(Use { connections: 0, by_protocol: [0; 3], tokens: full, filled: now });
         let kind = kind(proto);
-        let own = kind.map(|k| (u.by_protocol[k], [limits.tcp, limits.udp, limits.icmp][k]));
-        let full_up = |(n, most): (u32, u32)| most > 0 && n >= most;
+        let own = kind.map(|k| (u.by_protocol[k], most_of(limits, k)));
         if full_up((u.connections, limits.connections)) || own.is_some_and(full_up) {
             return Err(DropReason::SourceConnections);
         }
@@ -58,6 +57,28 @@ impl<A: Address> Sources<A> {
         u.connections += 1;
         if let Some(k) = kind {
             u.by_protocol[k] += 1;
+        }
+        Ok(())
+    }
+
+    /// What [`Sources::admit`] would say were the connections of these protocols gone; nothing is counted.
+    pub(super) fn would_admit(
+        &self,
+        source: A,
+        proto: u8,
+        limits: &SourceLimits,
+        now: Ticks,
+        gone: &[u8],
+    ) -> Result<(), DropReason> {
+        let Some(u) = self.0.get(&source) else { return Ok(()) };
+        let gone_of = |k| gone.iter().filter(|p| kind(**p) == Some(k)).count() as u32;
+        let own = kind(proto).map(|k| (u.by_protocol[k] - gone_of(k), most_of(limits, k)));
+        if full_up((u.connections - gone.len() as u32, limits.connections)) || own.is_some_and(full_up) {
+            return Err(DropReason::SourceConnections);
+        }
+        let elapsed = u64::from(now.0.wrapping_sub(u.filled.0));
+        if limits.rate > 0 && u.tokens + elapsed * u64::from(limits.rate) < 1000 {
+            return Err(DropReason::SourceRate);
         }
         Ok(())
     }
@@ -84,6 +105,14 @@ fn kind(proto: u8) -> Option<usize> {
         protocol::ICMP | protocol::ICMPV6 => Some(2),
         _ => None,
     }
+}
+
+fn most_of(limits: &SourceLimits, kind: usize) -> u32 {
+    [limits.tcp, limits.udp, limits.icmp][kind]
+}
+
+fn full_up((n, most): (u32, u32)) -> bool {
+    most > 0 && n >= most
 }
 
 #[cfg(test)]

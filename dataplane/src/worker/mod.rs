@@ -1,5 +1,6 @@
 //! The worker: one thread, one queue of every interface, frames from receive to send on one core.
 
+pub mod account;
 mod announce;
 mod burst;
 mod choose;
@@ -10,6 +11,7 @@ mod emit;
 mod error;
 pub mod events;
 mod exit;
+mod explain;
 mod family;
 mod first;
 mod host;
@@ -30,9 +32,11 @@ mod stateless;
 pub mod steering;
 mod succession;
 mod tasks;
+pub mod trace;
 mod track;
 mod translations;
 mod unreachable;
+mod watch;
 mod ways;
 mod wiring;
 

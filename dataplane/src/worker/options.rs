@@ -17,7 +17,7 @@ use crate::policy::InterfaceId;
 pub(super) fn refuse<P: Port, A: Ip>(w: &mut Core<P>, f: Frame, interface: InterfaceId) -> Result<(), DropReason> {
     let b = w.pool.bytes(f);
     let headers = A::parse_quote(b, ETHERNET, b.len()).ok_or(DropReason::Malformed)?;
-    if w.snapshot.fib.is_local(headers.dst) {
+    if w.snapshot.fib.is_local(headers.dst) && !w.is_dry() {
         w.punt(interface, f);
         return Ok(());
     }

@@ -14,6 +14,7 @@
 //! Deviation from the order a reader may expect: the route is found before the policy is asked, because
 //! rules name the egress zone, and TTL and MTU are checked with it, as the kernel's `ip_forward` does.
 
+use super::account::Note;
 use super::announce::{self, Extensions};
 use super::core::Core;
 use super::emit;
@@ -61,7 +62,14 @@ impl From<Decision> for Fate {
 /// Takes one packet all the way.
 #[inline(always)]
 pub(super) fn forward<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>) {
-    match decide(w, t, p) {
+    let fate = decide(w, t, p);
+    carry_out(w, t, p, fate);
+}
+
+/// Does with a packet what was decided.
+#[inline(always)]
+pub(super) fn carry_out<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, fate: Fate) {
+    match fate {
         Fate::Send(hop) => emit::send(w, t, p, hop),
         Fate::Punt => w.punt(p.interface, p.frame),
         Fate::Host => host::deliver(w, p),
@@ -156,7 +164,12 @@ fn unfit<P: Port, A: Member>(
         Misfit::Drop(why) => Err(why),
         Misfit::Stray(Stray::Invalid) => invalid(w, t, p, true),
         Misfit::Stray(Stray::Reopens) => {
-            t.remove(w, slot, Removal::Reopened);
+            w.note(|| Note::Reopens);
+            if w.is_dry() {
+                w.pretend_gone(slot, t.slab.get(slot));
+            } else {
+                t.remove(w, slot, Removal::Reopened);
+            }
             first(w, t, p, key)
         }
     }

@@ -7,6 +7,7 @@ use super::host;
 use super::path::{Decision, Fate, decide, forward, handoff};
 use super::reason::{DropReason, HandoffReason};
 use super::shared::Handed;
+use super::watch::decided;
 use crate::conntrack::Status;
 use crate::conntrack::fragment::{Collected, Fragments, Piece};
 use crate::io::{Frame, Port};
@@ -110,6 +111,9 @@ fn join<P: Port, A: Member>(w: &mut Core<P>, p: &mut Packet<A>, pieces: &[Piece<
 /// Takes a datagram that came in pieces all the way; they share the decision about the first.
 fn datagram<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>, pieces: &[Piece<A>]) {
     let fate = decide(w, t, p);
+    if w.watch.is_some() {
+        decided(w, t, p, fate);
+    }
     let after = w.pool.bytes(p.frame);
     let (src, dst) = A::addresses_of(after, usize::from(p.headers.l3));
     for (i, piece) in pieces.iter().enumerate() {

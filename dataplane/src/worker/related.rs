@@ -1,5 +1,6 @@
 //! ICMP errors: they belong to the connection of the packet they quote (RFC 5508 REQ-4 and 5).
 
+use super::account::Note;
 use super::core::Core;
 use super::exit::{check_exit, check_source, route};
 use super::family::{Family, Member, Packet};
@@ -8,6 +9,7 @@ use super::reason::DropReason;
 use super::rules::{admit, facts};
 use super::shared::Handed;
 use super::stateless::invalid;
+use super::watch::note_connection;
 use crate::conntrack::{CtState, Direction, Status, Tuple};
 use crate::io::Port;
 use crate::packet::transport::{self, ChecksumState};
@@ -33,6 +35,7 @@ pub(super) fn related<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
         }
         return invalid(w, t, p, false);
     };
+    note_connection(w, t, slot, d);
     let c = t.slab.get(slot);
     let arrives = *c.tuple(d);
     // The error must go where the quoted packet came from; any router on the way may have sent it.
@@ -61,6 +64,7 @@ pub(super) fn related<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
     let (next, interface) = route(w, p, dst)?;
     let hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
     check_exit(w, t.neighbours.get(hop), p)?;
+    w.note(|| Note::State(CtState::Related));
     let mut facts = facts(w, p, CtState::Related);
     facts.destination = dst;
     facts.status = status;

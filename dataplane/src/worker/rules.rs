@@ -1,5 +1,6 @@
 //! Asking the policy about a packet.
 
+use super::account::Note;
 use super::core::Core;
 use super::error;
 use super::family::Packet;
@@ -59,6 +60,7 @@ pub(super) fn admit<P: Port, A: Ip>(
     facts.to = policy.zone_of(egress);
     let (rule, action) = w.snapshot.verdict(facts, &mut OnPath { w, p, egress });
     if rule == Policy::DEFAULT {
+        w.note(|| Note::Rule(rule));
         count(w, p, List::Forward, policy.rules.len());
     }
     match (rule, action) {
@@ -74,6 +76,9 @@ pub(super) fn admit<P: Port, A: Ip>(
 
 /// Counts a packet for the rule that has decided about it.
 pub(super) fn count<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>, list: List, rule: usize) {
+    if w.is_dry() {
+        return;
+    }
     w.snapshot.tallies.count(w.id, list, rule, u64::from(p.bytes));
 }
 
@@ -85,19 +90,23 @@ struct OnPath<'a, P, A> {
 }
 
 impl<P: Port, A: Ip> Witness<A> for OnPath<'_, P, A> {
-    fn is_within(&mut self, limit: &Limit, facts: &Facts<A>) -> bool {
-        let shared = &self.w.shared;
-        let now = shared.nanoseconds();
-        if limit.per_source {
-            shared.limiter.admit(&limit.rate, facts.source, now)
-        } else {
-            shared.limiter.admit(&limit.rate, (), now)
-        }
+    fn is_within(&mut self, i: u16, limit: &Limit, facts: &Facts<A>) -> bool {
+        let (limiter, now) = (&self.w.shared.limiter, self.w.shared.nanoseconds());
+        let who = limit.per_source.then_some(facts.source);
+        let within = match self.w.is_dry() {
+            true => limiter.would_admit(&limit.rate, who, now),
+            false => limiter.admit(&limit.rate, who, now),
+        };
+        self.w.note(|| Note::Limit { rule: i, within });
+        within
     }
 
     fn matched(&mut self, i: u16, rule: &Rule, facts: &Facts<A>) {
+        self.w.note(|| Note::Rule(i));
         count(self.w, self.p, List::Forward, usize::from(i));
-        if let Some(log) = &rule.log {
+        if let Some(log) = &rule.log
+            && !self.w.is_dry()
+        {
             logged::log(self.w, self.p, facts, self.egress, i, log);
         }
     }

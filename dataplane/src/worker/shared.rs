@@ -10,12 +10,14 @@ use ahash::RandomState;
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 
+use super::account::Account;
 use super::counters::Counters;
 use super::directory::Directory;
 use super::events::Subscription;
 use super::listing::{ConnectionInfo, Filter};
 use super::logged::LogRecord;
 use super::succession::Judged;
+use super::trace::Tracer;
 use crate::conntrack::{Expectations, SlabView, Ticks};
 use crate::io::EventFd;
 use crate::io::host::{HostFlow, Origin, Sight};
@@ -193,6 +195,32 @@ pub enum Command {
     },
     /// Tell of what happens to matching connections from now on.
     Subscribe(Arc<Subscription>),
+    /// Tell what a packet would meet. Nothing changes.
+    Explain {
+        /// The whole frame, Ethernet header first, as it would come in.
+        frame: Box<[u8]>,
+        /// The interface it would come in on.
+        interface: InterfaceId,
+        /// Whether another worker would have handed it over.
+        handed: Handed,
+        /// What is left to the connection it belongs to.
+        fit: Fit,
+        /// Gets the account.
+        reply: Sender<Account>,
+    },
+    /// Show the ways of matching packets from now on.
+    Trace(Arc<Tracer>),
+}
+
+/// How a TCP segment that nobody has sent fits the connection it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// It is taken as it is.
+    AsIs,
+    /// It has the sequence numbers that the connection expects.
+    Numbers,
+    /// It has these, and of the flags ACK alone.
+    Next,
 }
 
 /// What is done to connections.

@@ -1,5 +1,6 @@
 //! Packets without a connection, INVALID or UNTRACKED: each is routed and asked of the rules by itself.
 
+use super::account::Note;
 use super::core::Core;
 use super::exit::{check_exit, check_source, route};
 use super::family::{Family, Member, Packet};
@@ -13,6 +14,7 @@ use crate::policy::SourceTranslation;
 /// A packet that fits no connection and cannot begin one, or does not fit the state of its own (`known`).
 #[cold]
 pub(super) fn invalid<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, known: bool) -> Decision {
+    w.note(|| Note::State(CtState::Invalid));
     // The host may know better: its own connections are not tracked here. Not so for a known connection,
     // whose peer's stray segment the host would answer with a reset.
     if !known && w.snapshot.fib.is_local(p.headers.dst) {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::core::Core;
 use super::events::Before;
+use super::explain::explain;
 use super::family::{Families, Family, Member, Removal};
 use super::host;
 use super::listing::ConnectionInfo;
@@ -64,9 +65,15 @@ impl Tasks {
             }
         }
         w.listeners.retain(|s| !s.is_closed());
+        w.tracers.retain(|t| !t.is_closed());
         match own.commands.pop() {
             Some(Command::Judge { policy, reply }) => self.policies.push_back(succession::Walk::judge(policy, reply)),
             Some(Command::Subscribe(listener)) => w.listeners.push(listener),
+            Some(Command::Trace(tracer)) => w.tracers.push(tracer),
+            Some(Command::Explain { frame, interface, handed, fit, reply }) => {
+                // Nobody may be waiting for it any more.
+                let _ = reply.try_send(explain(w, f, &frame, interface, handed, fit));
+            }
             Some(command) => self.walks.push_back(Walk { command, v6: false, at: 0, edited: 0 }),
             None => {}
         }
@@ -132,7 +139,7 @@ fn slice<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, walk: &mut Walk
             }
         }
         // Walked by `succession`, and no walk at all.
-        Command::Judge { .. } | Command::Subscribe(_) => return false,
+        _ => return false,
     }
     walk.at = end;
     if end < t.slab.high_water() {

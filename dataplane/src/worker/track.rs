@@ -197,6 +197,8 @@ fn packet_watched<P: Port, A: Member>(
     let before = Before::new(&*c);
     let (followed, deadline) = follow(w, &mut c, d, p);
     c.refresh(deadline);
-    w.tell_change(&before, &*c);
+    if !w.is_dry() {
+        w.tell_change(&before, &*c);
+    }
     followed
 }

@@ -50,7 +50,8 @@ def getting_started(lab):
         output = f.read()
     assert status == 0, output
     for expected in ('gateway.yaml is valid', 'forwards packets', '3 received', '198.51.100.1 - - [', 'src=10.10.0.2',
-                     'sluice_connections', 'no answer, as the policy says', 'policy  '):
+                     'sluice_connections', 'no answer, as the policy says', 'policy  ',
+                     'rule        drop by the policy\'s default', 'it would be dropped', 'rule        accept by lan-out (gateway.yaml:'):
         assert expected in output, '%s is missing in\n%s' % (expected, output)
     assert output.count('version: 1') == 2, output
 

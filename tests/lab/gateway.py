@@ -128,8 +128,12 @@ class Sluice:
             series = metrics(self.http('/metrics'))
         except (OSError, subprocess.SubprocessError, AssertionError) as e:
             return ['no metrics: %s' % e]
-        return ['%s{%s} %d' % (n, ','.join('%s="%s"' % x for x in labels.items()), value)
-                for n, labels, value in series if value and wanted.match(n)]
+        out = ['%s{%s} %d' % (n, ','.join('%s="%s"' % x for x in labels.items()), value)
+               for n, labels, value in series if value and wanted.match(n)]
+        for device in sorted({labels['device'] for _, labels, _ in series if 'device' in labels}):
+            lines = self.lab.gw.run('ethtool', '-S', device, check=False).stdout.splitlines()[1:]
+            out += ['%s %s' % (device, line.strip()) for line in lines if not line.endswith(' 0')]
+        return out
 
     def attached(self):
         """The lines of `ip link` that name an XDP program."""

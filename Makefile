@@ -4,7 +4,7 @@
 PREFIX ?= /usr/local
 BINARY ?= target/release/sluice
 
-.PHONY: demo test testbed testbed-down testbed-test image bench lint build docs clean install uninstall
+.PHONY: demo test testbed testbed-down testbed-test image bench bench-peers lint build docs clean install uninstall
 .DEFAULT_GOAL := build
 
 build:
@@ -48,6 +48,13 @@ bench:
 	@tests/prepare test $@
 	cargo build --release --locked -p sluice -p sluice-perf
 	cargo run --release --locked --quiet -p sluice-perf -- veth
+
+# What people use instead, side by side on veth: nftables, Open vSwitch, and what AF_XDP and XDP can do at best.
+bench-peers:
+	@tests/prepare bench $@
+	cargo build --release --locked -p sluice -p sluice-perf
+	cargo run --release --locked --quiet -p sluice-perf -- veth --gateways sluice,kernel,openvswitch,forwarder,redirect \
+		--flows 1,1024,65536,1048576 --output target/bench/peers.json --markdown target/bench/peers.md --plot target/bench/peers.svg
 
 lint:
 	@tests/prepare build $@

@@ -5,7 +5,7 @@ use std::process::{Command, exit};
 use std::{env, fs};
 
 /// The programs, without their `.bpf.c`.
-const PROGRAMS: [&str; 2] = ["generate", "sink"];
+const PROGRAMS: [&str; 3] = ["generate", "redirect", "sink"];
 
 fn main() {
     println!("cargo::rerun-if-env-changed=CLANG");

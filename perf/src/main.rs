@@ -80,3 +80,13 @@ fn run(a: Arguments) -> anyhow::Result<()> {
         Command::Echo(a) => echo::run(&a),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -21,6 +21,7 @@ use crate::report::Report;
 
 /// `sluice-perf memory`
 #[derive(Debug, Args)]
+#[group(id = "memory")]
 pub(crate) struct Arguments {
     /// Fewer packets and smaller tables: shows that the benches work, not how fast the worker is.
     #[arg(long)]

@@ -25,7 +25,7 @@ pub(super) const SERVER_PORT: &str = "s0";
 
 pub(super) const CLIENT_MAC: Mac = Mac([2, 0, 0, 0, 1, 2]);
 pub(super) const INSIDE_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
-const OUTSIDE_MAC: Mac = Mac([2, 0, 0, 0, 2, 1]);
+pub(super) const OUTSIDE_MAC: Mac = Mac([2, 0, 0, 0, 2, 1]);
 pub(super) const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 2, 2]);
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 81, 0, 2);

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::gateway::{Gateway, Process, command};
+use super::gateway::Gateway;
 use super::lab::{self, CLIENT_PORT, INSIDE_MAC, LOAD_CLIENT, LOAD_SERVER, OUTSIDE, SERVER, SERVER_PORT};
 use super::noise::{self, Snapshot, wait_for_quiet};
+use super::process::{Process, command};
 use crate::generate::{Generator, Offered};
 use crate::sink::{Counts, Sink};
 use crate::{connect, ping, sys};
@@ -62,7 +63,7 @@ pub(super) struct Delivered {
     /// Frames a second that arrived.
     pub(super) rate: f64,
     /// Share of the frames that did not arrive.
-    loss: f64,
+    pub(super) loss: f64,
     /// The gateway's CPU time for each frame that arrived, in nanoseconds.
     pub(super) cpu_ns: f64,
 }

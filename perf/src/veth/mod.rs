@@ -7,9 +7,12 @@
 //! work in NAPI threads on CPU 1.
 
 mod gateway;
+mod kernel_table;
 mod lab;
 mod measure;
 mod noise;
+mod plot;
+mod process;
 mod samples;
 
 use std::path::PathBuf;
@@ -20,6 +23,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use self::gateway::{Gateway, Kind};
+use self::kernel_table::KernelTable;
 use self::measure::{Delivered, Quietly, Subject};
 use self::samples::{Samples, Test};
 use crate::report::{Report, write_file};
@@ -55,6 +59,15 @@ pub(crate) struct Arguments {
     /// Where to write them as a Markdown table.
     #[arg(long)]
     markdown: Option<PathBuf>,
+    /// Where to draw the UDP rates over the number of flows, as SVG.
+    #[arg(long)]
+    plot: Option<PathBuf>,
+}
+
+impl Arguments {
+    fn flows(&self) -> &[u32] {
+        if self.quick { &[1024] } else { &self.flows }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -95,7 +108,8 @@ pub(crate) fn run(a: &Arguments) -> Result<()> {
         subjects.push(Subject::new(gateway, tcp)?);
     }
     let mut samples = Samples::default();
-    let (flows, repeat) = if a.quick { (&[1024][..], 1) } else { (&a.flows[..], a.repeat) };
+    let (flows, repeat) = (a.flows(), if a.quick { 1 } else { a.repeat });
+    let _table = KernelTable::hold(flows.iter().copied().max().unwrap_or(0))?;
     for round in 0..repeat as usize {
         for n in flows {
             udp(&mut subjects, &mut samples, round, *n, a)?;
@@ -109,16 +123,13 @@ pub(crate) fn run(a: &Arguments) -> Result<()> {
 }
 
 fn udp(subjects: &mut [Subject], samples: &mut Samples, round: usize, flows: u32, a: &Arguments) -> Result<()> {
-    let size = match flows {
-        n if n >= 1 << 20 => format!("{}M", n >> 20),
-        n if n >= 1024 => format!("{}k", n >> 10),
-        n => n.to_string(),
-    };
     let duration = Duration::from_millis(if a.quick { 500 } else { 1000 });
     let mut take = |what: &str, kind, d: Quietly<Delivered>| {
-        samples.add(round, kind, &format!("udp-{what}-{size}"), "Mpps", d.value.rate / 1e6);
-        samples.add(round, kind, &format!("udp-{what}-offered-{size}"), "Mpps", d.value.offered / 1e6);
-        samples.add(round, kind, &format!("udp-{what}-cpu-{size}"), "ns/packet", d.value.cpu_ns);
+        let mut add = |what: &str, unit, value| samples.add(round, kind, &udp_name(what, flows), unit, value);
+        add(what, "Mpps", d.value.rate / 1e6);
+        add(&format!("{what}-offered"), "Mpps", d.value.offered / 1e6);
+        add(&format!("{what}-loss"), "%", 100.0 * d.value.loss);
+        add(&format!("{what}-cpu"), "ns/packet", d.value.cpu_ns);
         samples.noise = samples.noise.max(d.noise);
     };
     let flood = a.mode.includes(Mode::Flood);
@@ -133,6 +144,19 @@ fn udp(subjects: &mut [Subject], samples: &mut Samples, round: usize, flows: u32
         }
     }
     Ok(())
+}
+
+/// The name of a test with UDP flows.
+fn udp_name(what: &str, flows: u32) -> String {
+    format!("udp-{what}-{}", flows_name(flows))
+}
+
+fn flows_name(n: u32) -> String {
+    match n {
+        n if n >= 1 << 20 => format!("{}M", n >> 20),
+        n if n >= 1024 => format!("{}k", n >> 10),
+        n => n.to_string(),
+    }
 }
 
 fn connections(subjects: &[Subject], samples: &mut Samples, round: usize, quick: bool) -> Result<()> {
@@ -163,13 +187,31 @@ fn connections(subjects: &[Subject], samples: &mut Samples, round: usize, quick:
 }
 
 /// What the first gateway should reach, relative to another.
-fn budget(test: &Test, gateway: Kind, to: Kind) -> Option<f64> {
-    let paced = test.name.starts_with("udp-paced-") && test.unit == "Mpps" && !test.name.contains("offered");
-    match (gateway, to) {
-        (Kind::Sluice, Kind::Forwarder) if paced => Some(0.92),
-        (Kind::Sluice, Kind::Kernel) if paced => Some(1.5),
+fn budget(test: &Test, gateway: Kind, to: Kind) -> Option<Budget> {
+    if gateway != Kind::Sluice {
+        return None;
+    }
+    let least = |factor| Some(Budget::AtLeast(factor));
+    match (test.name.as_str(), to) {
+        ("udp-rtt-p50", Kind::Forwarder) => Some(Budget::AtMost(1.1)),
+        ("udp-rtt-p99", Kind::Forwarder) => Some(Budget::AtMost(1.2)),
+        ("tcp-connect", Kind::Kernel) => least(2.0),
+        ("udp-flood-1k", Kind::Kernel) => least(1.2),
+        ("udp-flood-64k", Kind::Kernel) => least(1.5),
+        ("udp-flood-1M", Kind::Kernel) => least(2.0),
+        ("udp-flood-1k" | "udp-flood-64k" | "udp-flood-1M", Kind::Forwarder) => least(0.9),
+        ("udp-paced-1k" | "udp-paced-64k", Kind::Forwarder) => least(0.92),
+        ("udp-paced-1k" | "udp-paced-64k", Kind::Kernel) => least(1.5),
+        ("udp-paced-1k" | "udp-paced-64k", Kind::Openvswitch) => least(1.15),
         _ => None,
     }
+}
+
+/// A bound for a ratio.
+#[derive(Debug, Clone, Copy)]
+enum Budget {
+    AtLeast(f64),
+    AtMost(f64),
 }
 
 fn show(samples: &Samples, a: &Arguments) -> Result<()> {
@@ -188,7 +230,12 @@ fn show(samples: &Samples, a: &Arguments) -> Result<()> {
         for g in others {
             let Some(s) = samples.ratio(i, first, *g) else { continue };
             let budget = budget(test, first, *g);
-            let figure = report.add_above(&format!("veth-{}-{first}/{g}", test.name), s.median, "ratio", budget);
+            let name = format!("veth-{}-{first}/{g}", test.name);
+            let figure = match budget {
+                Some(Budget::AtMost(b)) => report.add_below(&name, s.median, "ratio", Some(b)),
+                Some(Budget::AtLeast(b)) => report.add_above(&name, s.median, "ratio", Some(b)),
+                None => report.add_above(&name, s.median, "ratio", None),
+            };
             if budget.is_some() {
                 println!("{figure}");
             }
@@ -198,6 +245,9 @@ fn show(samples: &Samples, a: &Arguments) -> Result<()> {
     report.write(&a.output)?;
     if let Some(path) = &a.markdown {
         write_file(path, &table)?;
+    }
+    if let Some(path) = &a.plot {
+        plot::write(path, samples, &a.gateways, a.flows())?;
     }
     Ok(())
 }

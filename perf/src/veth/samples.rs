@@ -67,6 +67,12 @@ impl Samples {
         Summary::of(of.map(|s| s.value).collect())
     }
 
+    /// The median of a gateway's values in a test.
+    pub(super) fn median(&self, name: &str, unit: &str, gateway: Kind) -> Option<f64> {
+        let test = self.tests.iter().position(|t| t.name == name && t.unit == unit)?;
+        Some(self.summary(test, gateway)?.median)
+    }
+
     /// One gateway's value relative to another's in the same round.
     pub(super) fn ratio(&self, test: usize, gateway: Kind, to: Kind) -> Option<Summary> {
         let of = |g| move |s: &&Sample| s.test == test && s.gateway == g;

@@ -1,9 +1,7 @@
 //! A port in memory: tests and benches put frames in and take what was sent.
 
-use std::collections::VecDeque;
-use std::os::fd::RawFd;
-
 use super::{Frame, FramePool, Held, Port};
+use std::collections::VecDeque;
 
 /// Frames wait in a queue until the worker reads them; sent frames collect until they are taken out.
 #[derive(Debug, Default)]
@@ -38,16 +36,6 @@ impl Port for MemoryPort {
     fn send(&mut self, _pool: &mut FramePool, frame: Frame) -> Result<(), Frame> {
         self.output.push(frame);
         Ok(())
-    }
-
-    fn flush(&mut self, _pool: &mut FramePool) {}
-
-    fn unsent(&self) -> usize {
-        0
-    }
-
-    fn poll_fd(&self) -> Option<RawFd> {
-        None
     }
 
     fn held(&self) -> Held {

@@ -22,7 +22,8 @@ pub const BURST: usize = 64;
 
 /// One queue of one interface, owned by one worker.
 ///
-/// Every frame a port has taken from the pool is accounted for by [`Port::held`].
+/// Every frame a port has taken from the pool is accounted for by [`Port::held`]. What a port implements only if
+/// a kernel is behind it has a default.
 pub trait Port {
     /// Appends up to `max` received frames to `out`. Also refills what the kernel receives into.
     fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Frame>, max: usize);
@@ -35,16 +36,22 @@ pub trait Port {
 
     /// Hands queued frames to the kernel (waking it when it asks for that) and takes back what it has
     /// sent. Called once per burst, and while [`Port::unsent`] says that frames are outstanding.
-    fn flush(&mut self, pool: &mut FramePool);
+    fn flush(&mut self, _pool: &mut FramePool) {}
 
     /// Frames given to the kernel for sending and not yet completed.
-    fn unsent(&self) -> usize;
+    fn unsent(&self) -> usize {
+        0
+    }
 
     /// The descriptor to sleep on until frames arrive, where there is one.
-    fn poll_fd(&self) -> Option<RawFd>;
+    fn poll_fd(&self) -> Option<RawFd> {
+        None
+    }
 
     /// Frames of the pool that this port holds: in the fill, receive, transmit and completion rings.
-    fn held(&self) -> Held;
+    fn held(&self) -> Held {
+        Held::default()
+    }
 }
 
 /// Where a port's frames are, for the account that `status` gives of every frame.

@@ -6,13 +6,12 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 
-use super::{Frame, FramePool, Held, Port};
+use super::{Frame, FramePool, Port};
 
 const MAGIC_MICROSECONDS: u32 = 0xa1b2_c3d4;
 const MAGIC_NANOSECONDS: u32 = 0xa1b2_3c4d;
@@ -256,20 +255,6 @@ impl Port for PcapPort {
         }
         pool.give(frame);
         Ok(())
-    }
-
-    fn flush(&mut self, _pool: &mut FramePool) {}
-
-    fn unsent(&self) -> usize {
-        0
-    }
-
-    fn poll_fd(&self) -> Option<RawFd> {
-        None
-    }
-
-    fn held(&self) -> Held {
-        Held::default()
     }
 }
 

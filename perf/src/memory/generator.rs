@@ -1,9 +1,8 @@
 //! A port that makes its frames itself and takes back at once what is sent: what is left is the worker.
 
-use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use dataplane::io::{Frame, FramePool, Held, Port};
+use dataplane::io::{Frame, FramePool, Port};
 
 use super::flows::{Flows, Segment};
 
@@ -133,20 +132,6 @@ impl Port for Generator {
         self.sent += 1;
         pool.give(frame);
         Ok(())
-    }
-
-    fn flush(&mut self, _pool: &mut FramePool) {}
-
-    fn unsent(&self) -> usize {
-        0
-    }
-
-    fn poll_fd(&self) -> Option<RawFd> {
-        None
-    }
-
-    fn held(&self) -> Held {
-        Held::default()
     }
 }
 

@@ -70,20 +70,22 @@ docs:
 	cargo build --locked --quiet -p sluice
 	target/debug/sluice metrics-reference > docs/metrics.md
 
-# Binary, manual, completions, systemd unit and examples, below $(DESTDIR)$(PREFIX). The policy itself is
+# Binary, manual, completions, the policy's schema, systemd unit and examples, below $(DESTDIR)$(PREFIX). The policy itself is
 # /etc/sluice/sluice.yaml, which is yours: it is neither written nor removed.
 MAN = $(DESTDIR)$(PREFIX)/share/man/man1
 EXAMPLES = $(DESTDIR)$(PREFIX)/share/doc/sluice/examples
 UNIT = $(DESTDIR)$(PREFIX)/lib/systemd/system/sluice.service
 BASH = $(DESTDIR)$(PREFIX)/share/bash-completion/completions/sluice
 ZSH = $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_sluice
+SCHEMA = $(DESTDIR)$(PREFIX)/share/sluice/schema.json
 FISH = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/sluice.fish
 
 install:
 	@test -x "$(BINARY)" || { echo "$(BINARY) is not there: run make first" >&2; exit 1; }
 	install -D -m 755 "$(BINARY)" "$(DESTDIR)$(PREFIX)/bin/sluice"
-	install -d "$(MAN)" "$(EXAMPLES)" "$(dir $(UNIT))" "$(dir $(BASH))" "$(dir $(ZSH))" "$(dir $(FISH))"
+	install -d "$(MAN)" "$(EXAMPLES)" "$(dir $(UNIT))" "$(dir $(BASH))" "$(dir $(ZSH))" "$(dir $(FISH))" "$(dir $(SCHEMA))"
 	"$(BINARY)" man "$(MAN)"
+	"$(BINARY)" schema >"$(SCHEMA)"
 	"$(BINARY)" completions bash >"$(BASH)"
 	"$(BINARY)" completions zsh >"$(ZSH)"
 	"$(BINARY)" completions fish >"$(FISH)"
@@ -92,7 +94,7 @@ install:
 
 uninstall:
 	rm -f "$(DESTDIR)$(PREFIX)/bin/sluice" "$(MAN)"/sluice*.1 "$(UNIT)" "$(BASH)" "$(ZSH)" "$(FISH)"
-	rm -rf "$(DESTDIR)$(PREFIX)/share/doc/sluice"
+	rm -rf "$(DESTDIR)$(PREFIX)/share/doc/sluice" "$(DESTDIR)$(PREFIX)/share/sluice"
 
 clean:
 	cargo clean

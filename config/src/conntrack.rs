@@ -5,9 +5,10 @@ use dataplane::helper::HelperKind;
 use dataplane::policy::SourceLimits;
 
 use crate::lists::single_port;
-use crate::read::{Fields, Keys, boolean, choice, items, number};
+use crate::read::{Fields, Keys, choice, items};
 use crate::report::Report;
-use crate::timeouts::timeouts;
+use crate::shape::{Leaf, Shape, key};
+use crate::timeouts::{TIMEOUTS, timeouts};
 use crate::yaml::{Node, Value};
 
 /// Connections when the policy names no number.
@@ -17,8 +18,24 @@ const MAX_CONNECTIONS: u64 = 1 << 27;
 /// The highest rate of new connections that can be asked for; above what a worker can enter in a second.
 const MAX_RATE: u64 = 10_000_000;
 
-const CONNTRACK: Keys = Keys {
-    known: &["max_connections", "early_drop", "limits", "timeouts", "tcp", "checksum", "helpers"],
+pub(crate) const CONNTRACK: Keys = Keys {
+    known: &[
+        key("max_connections", Shape::Number(1, MAX_CONNECTIONS), "The most connections at a time."),
+        key(
+            "early_drop",
+            Shape::Switch,
+            "Let a new connection take the place of one that is not assured when the table is full.",
+        ),
+        key("limits", Shape::Map(&LIMITS), "Limits for each source address."),
+        key("timeouts", TIMEOUTS, "Idle timeouts: `linux`, `rfc`, or a map that changes single ones."),
+        key("tcp", Shape::Map(&TCP), "Switches of TCP tracking."),
+        key("checksum", Shape::Switch, "Verify transport checksums; packets that fail are `invalid`."),
+        key(
+            "helpers",
+            Shape::List(&Shape::Either(&[Shape::Leaf(Leaf::Helper), Shape::Map(&HELPER)])),
+            "Protocols whose control connections are read, and the ports of these.",
+        ),
+    ],
     foreign: &[
         ("max", "the most connections are `max_connections`"),
         ("timeout", "did you mean `timeouts`?"),
@@ -28,11 +45,19 @@ const CONNTRACK: Keys = Keys {
 };
 const LIMITS: Keys = Keys {
     known: &[
-        "connections_per_source",
-        "tcp_per_source",
-        "udp_per_source",
-        "icmp_per_source",
-        "new_per_second_per_source",
+        key(
+            "connections_per_source",
+            Shape::Number(0, MAX_CONNECTIONS),
+            "The most connections of one source address at a time; 0 is no limit.",
+        ),
+        key("tcp_per_source", Shape::Number(0, MAX_CONNECTIONS), "Of these, the most of TCP."),
+        key("udp_per_source", Shape::Number(0, MAX_CONNECTIONS), "Of these, the most of UDP."),
+        key("icmp_per_source", Shape::Number(0, MAX_CONNECTIONS), "Of these, the most ICMP queries of both families."),
+        key(
+            "new_per_second_per_source",
+            Shape::Number(0, MAX_RATE),
+            "The most new connections of one source address each second; 0 is no limit.",
+        ),
     ],
     foreign: &[
         ("connections", "did you mean `connections_per_source`?"),
@@ -40,8 +65,26 @@ const LIMITS: Keys = Keys {
         ("max_connections", "the most connections of all sources together stand in `conntrack`"),
     ],
 };
-const TCP: Keys = Keys { known: &["loose", "liberal", "ignore_invalid_rst", "max_retrans"], foreign: &[] };
-const HELPER: Keys = Keys { known: &["helper", "port"], foreign: &[("name", "the kind of helper is `helper`")] };
+const TCP: Keys = Keys {
+    known: &[
+        key("loose", Shape::Switch, "Take up TCP connections from the middle."),
+        key("liberal", Shape::Switch, "Let segments outside the window pass, except RST."),
+        key("ignore_invalid_rst", Shape::Switch, "As nf_conntrack_tcp_ignore_invalid_rst."),
+        key(
+            "max_retrans",
+            Shape::Number(1, 255),
+            "So many repetitions of a segment lower the timeout to `tcp_max_retrans`.",
+        ),
+    ],
+    foreign: &[],
+};
+const HELPER: Keys = Keys {
+    known: &[
+        key("helper", Shape::Leaf(Leaf::Helper), "The helper.").required(),
+        key("port", Shape::Leaf(Leaf::Port), "The port of its control connections, after destination translation."),
+    ],
+    foreign: &[("name", "the kind of helper is `helper`")],
+};
 
 /// What `conntrack` says.
 pub(crate) struct Conntrack {
@@ -73,23 +116,21 @@ impl Default for Conntrack {
 pub(crate) fn conntrack<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> Conntrack {
     let mut out = Conntrack::default();
     let Some(fields) = node.and_then(|n| Fields::of(report, n, "`conntrack`", &CONNTRACK)) else { return out };
-    if let Some(n) = fields.get("max_connections")
-        && let Some(n) = number(report, n, "`max_connections`", 1..=MAX_CONNECTIONS)
-    {
+    if let Some(n) = fields.number(report, "max_connections") {
         out.max_connections = n as u32;
     }
-    if let Some(b) = fields.get("early_drop").and_then(|n| boolean(report, n, "`early_drop`")) {
+    if let Some(b) = fields.switch(report, "early_drop") {
         out.early_drop = b;
     }
     if let Some(f) = fields.get("limits").and_then(|n| Fields::of(report, n, "`conntrack.limits`", &LIMITS)) {
-        for (key, max, slot) in [
-            ("connections_per_source", MAX_CONNECTIONS, &mut out.limits.connections),
-            ("tcp_per_source", MAX_CONNECTIONS, &mut out.limits.tcp),
-            ("udp_per_source", MAX_CONNECTIONS, &mut out.limits.udp),
-            ("icmp_per_source", MAX_CONNECTIONS, &mut out.limits.icmp),
-            ("new_per_second_per_source", MAX_RATE, &mut out.limits.rate),
+        for (key, slot) in [
+            ("connections_per_source", &mut out.limits.connections),
+            ("tcp_per_source", &mut out.limits.tcp),
+            ("udp_per_source", &mut out.limits.udp),
+            ("icmp_per_source", &mut out.limits.icmp),
+            ("new_per_second_per_source", &mut out.limits.rate),
         ] {
-            if let Some(n) = f.get(key).and_then(|n| number(report, n, &format!("`{key}`"), 0..=max)) {
+            if let Some(n) = f.number(report, key) {
                 *slot = n as u32;
             }
         }
@@ -103,15 +144,15 @@ pub(crate) fn conntrack<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) ->
             ("liberal", &mut out.tcp.liberal),
             ("ignore_invalid_rst", &mut out.tcp.ignore_invalid_rst),
         ] {
-            if let Some(b) = f.get(key).and_then(|n| boolean(report, n, &format!("`{key}`"))) {
+            if let Some(b) = f.switch(report, key) {
                 *slot = b;
             }
         }
-        if let Some(n) = f.get("max_retrans").and_then(|n| number(report, n, "`max_retrans`", 1..=255)) {
+        if let Some(n) = f.number(report, "max_retrans") {
             out.tcp.max_retrans = n as u8;
         }
     }
-    if let Some(b) = fields.get("checksum").and_then(|n| boolean(report, n, "`checksum`")) {
+    if let Some(b) = fields.switch(report, "checksum") {
         out.checksum = b;
     }
     if let Some(n) = fields.get("helpers") {

@@ -5,15 +5,16 @@ use std::path::PathBuf;
 use dataplane::policy::Policy;
 
 use crate::advice;
-use crate::conntrack::conntrack;
-use crate::forward::policy;
-use crate::names::{Names, interfaces};
-use crate::nat::{Nat, nat};
-use crate::read::{Fields, Keys, number, scalar};
+use crate::conntrack::{CONNTRACK, conntrack};
+use crate::forward::{POLICY, policy};
+use crate::names::{INTERFACE, Names, interfaces};
+use crate::nat::{NAT, Nat, nat};
+use crate::read::{Fields, Keys, scalar};
 use crate::report::{Report, Span, short};
-use crate::rules::{Placed, tracking};
-use crate::sets::sets;
+use crate::rules::{Placed, TRACKING, tracking};
+use crate::sets::{SETS, sets};
 use crate::settings;
+use crate::shape::{Leaf, Shape, key};
 use crate::timeouts::Profiles;
 use crate::yaml::{Node, Value};
 use crate::{Beside, Config, running};
@@ -21,22 +22,35 @@ use crate::{Beside, Config, running};
 /// ICMP errors a worker may send each second when the policy names no number.
 const DEFAULT_ICMP_ERRORS: u32 = 1000;
 
-const DOCUMENT: Keys = Keys {
+pub(crate) const DOCUMENT: Keys = Keys {
     known: &[
-        "version",
-        "interfaces",
-        "workers",
-        "io",
-        "conntrack",
-        "reverse_path",
-        "icmp",
-        "tcp_mss",
-        "sets",
-        "tracking",
-        "nat",
-        "policy",
-        "control",
-        "reload",
+        key("version", Shape::Leaf(Leaf::Version), "The version of this format.").required(),
+        key(
+            "interfaces",
+            Shape::Named(&Shape::Map(&INTERFACE)),
+            "The interfaces Sluice forwards between, by the name the policy and listings use.",
+        )
+        .required(),
+        key(
+            "workers",
+            Shape::Map(&settings::WORKERS),
+            "How many workers there are, where they run, and whether they sleep.",
+        ),
+        key("io", Shape::Map(&settings::IO), "How frames are received and sent."),
+        key(
+            "conntrack",
+            Shape::Map(&CONNTRACK),
+            "The table of connections: its size, limits, timeouts, switches and helpers.",
+        ),
+        key("reverse_path", settings::REVERSE_PATH, "Whether sources are checked against the routes."),
+        key("icmp", Shape::Map(&ICMP), "ICMP errors that Sluice sends."),
+        key("tcp_mss", settings::TCP_MSS, "Whether the MSS of TCP connections is lowered to what fits the MTU."),
+        key("sets", Shape::Named(&SETS), "Named lists of addresses or of ports, for conditions of rules."),
+        key("tracking", Shape::Rules(&TRACKING), "Exceptions from connection tracking and its helpers."),
+        key("nat", Shape::Map(&NAT), "Translation of addresses and ports."),
+        key("policy", Shape::Map(&POLICY), "What is forwarded."),
+        key("control", Shape::Map(&settings::CONTROL), "The daemon's own endpoints."),
+        key("reload", Shape::Map(&settings::RELOAD), "What happens to connections when another policy takes effect."),
     ],
     foreign: &[
         (
@@ -63,7 +77,14 @@ const DOCUMENT: Keys = Keys {
         ("dnat", "destination translations stand in `nat: { destination: [...] }`"),
     ],
 };
-const ICMP: Keys = Keys { known: &["errors_per_second"], foreign: &[] };
+const ICMP: Keys = Keys {
+    known: &[key(
+        "errors_per_second",
+        Shape::Number(0, 10_000_000),
+        "ICMP errors each worker may send each second; 0 is no limit.",
+    )],
+    foreign: &[],
+};
 
 /// Compiles the document. The value is of use only when nothing was
 /// reported as an error.
@@ -164,7 +185,6 @@ fn version<'t>(report: &mut Report<'t>, fields: &Fields<'_, 't>) {
 
 fn icmp_errors<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> u32 {
     let fields = node.and_then(|n| Fields::of(report, n, "`icmp`", &ICMP));
-    let node = fields.and_then(|f| f.get("errors_per_second"));
-    let limit = node.and_then(|n| number(report, n, "`errors_per_second`", 0..=10_000_000));
+    let limit = fields.and_then(|f| f.number(report, "errors_per_second"));
     limit.map_or(DEFAULT_ICMP_ERRORS, |n| n as u32)
 }

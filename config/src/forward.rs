@@ -3,18 +3,35 @@
 use dataplane::packet::protocol::TCP;
 use dataplane::policy::{Action, Reject, Rule};
 
-use crate::matching::{Placing, conditions};
+use crate::matching::{self, Placing, conditions};
 use crate::names::Names;
 use crate::read::{Fields, Keys, choice, scalar};
 use crate::report::Report;
-use crate::rules::{Head, IN_MATCH, Placed, list};
-use crate::timeouts::Profiles;
+use crate::rules::{FROM, Head, IN_MATCH, NAME, Placed, TO, list};
+use crate::shape::{Leaf, Shape, key, words};
+use crate::timeouts::{Profiles, TIMEOUTS};
 use crate::yaml::{Node, Value};
 use crate::{mark, rate};
 
-const POLICY: Keys = Keys { known: &["default", "rules"], foreign: &[] };
+pub(crate) const POLICY: Keys = Keys {
+    known: &[
+        key("default", DEFAULT, "What happens to packets that no rule matches."),
+        key("rules", Shape::Rules(&FORWARD), "Asked in order; the first that matches decides."),
+    ],
+    foreign: &[],
+};
 const FORWARD: Keys = Keys {
-    known: &["name", "from", "to", "match", "limit", "log", "action", "mark", "timeouts"],
+    known: &[
+        NAME,
+        FROM,
+        TO,
+        key("match", Shape::Map(&matching::FORWARD), "The conditions, all of which must hold."),
+        key("limit", rate::LIMIT, "How often it matches; beyond that the next rules are asked."),
+        key("log", rate::LOG, "Write what it matches to the log."),
+        key("action", ACTION, "What happens to the packets it matches.").required(),
+        key("mark", Shape::Leaf(Leaf::Mark), "The mark that it gives connections."),
+        key("timeouts", TIMEOUTS, "Idle timeouts of the connections it accepts."),
+    ],
     foreign: &[
         ("source", IN_MATCH),
         ("destination", IN_MATCH),
@@ -34,7 +51,10 @@ const FORWARD: Keys = Keys {
         ("tcp_flags", IN_MATCH),
     ],
 };
-const ACTION: Keys = Keys { known: &["reject"], foreign: &[("with", "write `action: { reject: host-unreachable }`")] };
+const REJECTION: Keys = Keys {
+    known: &[key("reject", Shape::Words(&words(&REJECT)), "How the sender is told.").required()],
+    foreign: &[("with", "write `action: { reject: host-unreachable }`")],
+};
 /// How a rejected packet's sender is told; names are nft's.
 const REJECT: [(&str, Reject); 5] = [
     ("tcp-reset", Reject::TcpReset),
@@ -43,6 +63,17 @@ const REJECT: [(&str, Reject); 5] = [
     ("no-route", Reject::NoRoute),
     ("admin-prohibited", Reject::Prohibited),
 ];
+
+/// The actions that decide.
+const DECISIONS: [(&str, Verb); 3] = [
+    ("accept", Verb::Decide(Action::Accept)),
+    ("drop", Verb::Decide(Action::Drop)),
+    ("reject", Verb::Decide(Action::Reject(Reject::Closed))),
+];
+/// Those that do not.
+const NOTES: [(&str, Verb); 2] = [("log", Verb::Log), ("mark", Verb::Mark)];
+const DEFAULT: Shape = Shape::Either(&[Shape::Words(&words(&DECISIONS)), Shape::Map(&REJECTION)]);
+const ACTION: Shape = Shape::Either(&[DEFAULT, Shape::Words(&words(&NOTES))]);
 
 /// Reads `policy`.
 pub(crate) fn policy<'t>(
@@ -120,23 +151,16 @@ enum Verb {
     Mark,
 }
 
-/// The actions that decide.
-const DECISIONS: [(&str, Verb); 3] = [
-    ("accept", Verb::Decide(Action::Accept)),
-    ("drop", Verb::Decide(Action::Drop)),
-    ("reject", Verb::Decide(Action::Reject(Reject::Closed))),
-];
-
 fn verb<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<Verb> {
     if let Value::Map(_) = node.value {
         return reject(report, node).map(Verb::Decide);
     }
-    let all = [&DECISIONS[..], &[("log", Verb::Log), ("mark", Verb::Mark)]].concat();
+    let all = [&DECISIONS[..], &NOTES].concat();
     choice(report, node, "an action", &all)
 }
 
 fn reject<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<Action> {
-    let fields = Fields::of(report, node, "`action`", &ACTION)?;
+    let fields = Fields::of(report, node, "`action`", &REJECTION)?;
     let how = fields.require(report, "reject", "`action`")?;
     choice(report, how, "a way to reject", &REJECT).map(Action::Reject)
 }

@@ -29,8 +29,10 @@ mod read;
 mod report;
 mod rules;
 mod running;
+mod schema;
 mod sets;
 mod settings;
+mod shape;
 mod suggest;
 mod timeouts;
 mod written;
@@ -43,6 +45,7 @@ pub use difference::{Change, Difference, Entries, Rules, Setting};
 pub use icmp::message as icmp_named;
 pub use protocol::{name as protocol_name, named as protocol_named};
 pub use running::{Fixed, fixed};
+pub use schema::schema;
 pub use settings::{Control, Io, IoMode, OnFailure, Poll, Reload, Workers};
 pub use written::Written;
 

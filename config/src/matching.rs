@@ -8,10 +8,11 @@ use dataplane::policy::{AddressSet, Family, IcmpTypes, Match, States, TcpFlags};
 use crate::icmp;
 use crate::lists::{addresses, ports};
 use crate::mark;
-use crate::names::{Names, zones};
+use crate::names::{BY_INTERFACE, Names, zones};
 use crate::protocol as protocols;
 use crate::read::{Fields, Keys, choice, scalar, some_items};
 use crate::report::{Report, Span};
+use crate::shape::{Key, Leaf, Shape, ZONES, key, words};
 use crate::yaml::{Node, Value};
 
 /// The list a rule stands in; it decides which facts are known when the rule is asked.
@@ -51,26 +52,41 @@ macro_rules! vocabulary {
     };
 }
 
-const FORWARD: Keys = Keys {
-    known: &[
-        "from",
-        "to",
-        "family",
-        "source",
-        "destination",
-        "protocol",
-        "port",
-        "source_port",
-        "icmp_type",
-        "tcp_flags",
-        "state",
-        "status",
-        "mark",
-    ],
+const ADDRESS: Shape =
+    Shape::Either(&[Shape::Leaf(Leaf::Addresses), Shape::Leaf(Leaf::Name), Shape::Map(&BY_INTERFACE)]);
+const PORTS: Shape = Shape::Some(&Shape::Either(&[Shape::Leaf(Leaf::Ports), Shape::Leaf(Leaf::Name)]));
+const BITS: Shape = Shape::Some(&Shape::Words(&words(&flags::NAMES)));
+
+const FROM: Key = key("from", ZONES, "It came in on an interface of such a zone.");
+const TO: Key = key("to", ZONES, "It will leave on an interface of such a zone.");
+const FAMILY: Key = key("family", Shape::Words(&words(&FAMILIES)), "It is of this family.");
+const SRC: Key = key("source", Shape::Some(&ADDRESS), "Its source address is among these addresses and sets.");
+const DST: Key =
+    key("destination", Shape::Some(&ADDRESS), "Its destination address is among these addresses and sets.");
+const PROTOCOL: Key =
+    key("protocol", Shape::Some(&Shape::Leaf(Leaf::Protocol)), "Its transport protocol is among these.");
+const PORT: Key = key("port", PORTS, "Its destination port is among these ports and sets.");
+const SOURCE_PORT: Key = key("source_port", PORTS, "Its source port is among these ports and sets.");
+const ICMP_TYPE: Key =
+    key("icmp_type", Shape::Some(&Shape::Leaf(Leaf::IcmpType)), "It is an ICMP or ICMPv6 message of such a type.");
+const FLAGS: Key = key(
+    "tcp_flags",
+    Shape::Either(&[BITS, Shape::Map(&TCP_FLAGS)]),
+    "It is a TCP segment on which all of these flags are set, or with flags that are set and such that are not.",
+);
+const STATE: Key = key("state", Shape::Some(&Shape::Words(&words(&STATES))), "It is in one of these states.");
+const CT_STATUS: Key = key("status", Shape::Some(&Shape::Words(&words(&STATUS))), "The connection has all of these.");
+const MARK: Key =
+    key("mark", Shape::Leaf(Leaf::MaskedMark), "Its connection's mark has this value, in the bits of the mask.");
+
+/// `match` of a rule of `policy.rules`.
+pub(crate) const FORWARD: Keys = Keys {
+    known: &[FROM, TO, FAMILY, SRC, DST, PROTOCOL, PORT, SOURCE_PORT, ICMP_TYPE, FLAGS, STATE, CT_STATUS, MARK],
     foreign: vocabulary![],
 };
-const TRACKING: Keys = Keys {
-    known: &["from", "family", "source", "destination", "protocol", "port", "source_port", "icmp_type", "tcp_flags"],
+/// `match` of a rule of `tracking`.
+pub(crate) const TRACKING: Keys = Keys {
+    known: &[FROM, FAMILY, SRC, DST, PROTOCOL, PORT, SOURCE_PORT, ICMP_TYPE, FLAGS],
     foreign: vocabulary![
         ("to", "the egress zone is not known before a packet is tracked"),
         ("state", "the state is not known before a packet is tracked"),
@@ -78,8 +94,9 @@ const TRACKING: Keys = Keys {
         ("mark", "the mark is not known before a packet is tracked"),
     ],
 };
-const DESTINATION: Keys = Keys {
-    known: &["from", "family", "source", "destination", "protocol", "port", "source_port", "icmp_type", "tcp_flags"],
+/// `match` of a destination translation.
+pub(crate) const DESTINATION: Keys = Keys {
+    known: &[FROM, FAMILY, SRC, DST, PROTOCOL, PORT, SOURCE_PORT, ICMP_TYPE, FLAGS],
     foreign: vocabulary![
         ("to", "the egress zone is not known before the destination is translated"),
         ("state", "a translation is chosen on the first packet of a connection, whatever its state"),
@@ -87,26 +104,14 @@ const DESTINATION: Keys = Keys {
         ("mark", "a connection gets its mark from the rules, which come after the destination is translated"),
     ],
 };
-const SOURCE: Keys = Keys {
-    known: &[
-        "from",
-        "to",
-        "family",
-        "source",
-        "destination",
-        "protocol",
-        "port",
-        "source_port",
-        "icmp_type",
-        "tcp_flags",
-        "status",
-        "mark",
-    ],
+/// `match` of a source translation.
+pub(crate) const SOURCE: Keys = Keys {
+    known: &[FROM, TO, FAMILY, SRC, DST, PROTOCOL, PORT, SOURCE_PORT, ICMP_TYPE, FLAGS, CT_STATUS, MARK],
     foreign: vocabulary![("state", "a translation is chosen on the first packet of a connection, whatever its state")],
 };
 
 const TCP_FLAGS: Keys = Keys {
-    known: &["set", "clear"],
+    known: &[key("set", BITS, "Flags that are set."), key("clear", BITS, "Flags that are not set.")],
     foreign: &[("mask", "flags that neither `set` nor `clear` names are not looked at")],
 };
 
@@ -138,7 +143,7 @@ pub(crate) fn conditions<'t>(report: &mut Report<'t>, rule: &Fields<'_, 't>, nam
     let inner = rule.get("match").and_then(|n| Fields::of(report, n, "`match`", keys));
     let get = |key: &str| inner.as_ref().and_then(|f| f.get(key));
     for (key, slot) in [("from", &mut m.from), ("to", &mut m.to)] {
-        if !keys.known.contains(&key) {
+        if keys.find(key).is_none() {
             continue;
         }
         if let (Some(outer), Some(_)) = (rule.key_at(key), get(key)) {
@@ -162,13 +167,13 @@ pub(crate) fn conditions<'t>(report: &mut Report<'t>, rule: &Fields<'_, 't>, nam
         m.icmp = icmp::types(report, n, &m);
         imply(report, n.at, &mut m, "icmp_type", &[protocol::ICMP, protocol::ICMPV6]);
     }
-    if keys.known.contains(&"state") {
+    if keys.find("state").is_some() {
         m.states = get("state").and_then(|n| states(report, n));
     }
-    if keys.known.contains(&"status") {
+    if keys.find("status").is_some() {
         m.status = get("status").and_then(|n| status(report, n));
     }
-    if keys.known.contains(&"mark") {
+    if keys.find("mark").is_some() {
         m.mark = get("mark").and_then(|n| mark(report, n));
     }
     if let Some(f) = &inner {

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use dataplane::policy::{InterfaceId, InterfacePolicy, ZoneId, Zones};
 
-use crate::read::{Fields, Keys, number, scalar, some_items};
+use crate::read::{Fields, Keys, scalar, some_items};
 use crate::report::{Report, Span, short};
 use crate::sets::Sets;
+use crate::shape::{Leaf, Shape, key};
 use crate::yaml::{Node, Value};
 
 /// The most zones: one bit each in a rule's zone set.
@@ -16,8 +17,16 @@ const MAX_DEVICE: usize = 15;
 /// The highest VLAN id; 4095 is reserved.
 const MAX_VLAN: u64 = 4094;
 
-const INTERFACE: Keys = Keys {
-    known: &["device", "vlan", "zone"],
+pub(crate) const INTERFACE: Keys = Keys {
+    known: &[
+        key("device", Shape::Leaf(Leaf::Device), "The kernel's name, as `ip link` shows it.").required(),
+        key(
+            "vlan",
+            Shape::Number(1, MAX_VLAN),
+            "The interface is this VLAN of the device, and not its untagged frames.",
+        ),
+        key("zone", Shape::Leaf(Leaf::Name), "The zone; interfaces with the same zone are alike to rules.").required(),
+    ],
     foreign: &[
         ("name", "the interface's name is the key above"),
         ("zones", "an interface has one `zone`"),
@@ -25,8 +34,13 @@ const INTERFACE: Keys = Keys {
     ],
 };
 
-const BY_INTERFACE: Keys = Keys {
-    known: &["address"],
+pub(crate) const BY_INTERFACE: Keys = Keys {
+    known: &[key(
+        "address",
+        Shape::Some(&Shape::Leaf(Leaf::Name)),
+        "The interfaces whose addresses are meant, as they are at the moment.",
+    )
+    .required()],
     foreign: &[("interface", "write `{ address: wan }`"), ("file", "files stand in `sets`")],
 };
 
@@ -87,7 +101,7 @@ fn link<'n, 't>(
     let node = fields.require(report, "device", "an interface");
     let device = node.and_then(|n| device(report, n));
     let vlan = match fields.get("vlan") {
-        Some(n) => number(report, n, "`vlan`", 1..=MAX_VLAN)? as u16,
+        Some(_) => fields.number(report, "vlan")? as u16,
         None => 0,
     };
     let (device, node) = (device?, node?);

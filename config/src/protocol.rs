@@ -7,7 +7,7 @@ use crate::report::Report;
 use crate::yaml::Node;
 
 /// Names a policy may use.
-const NAMES: [(&str, u8); 19] = [
+pub(crate) const NAMES: [(&str, u8); 19] = [
     ("icmp", protocol::ICMP),
     ("igmp", 2),
     ("ipip", 4),

@@ -2,16 +2,35 @@
 
 use dataplane::policy::{Limit, Log, Rate};
 
-use crate::read::{Fields, Keys, boolean, choice, number, scalar};
+use crate::read::{Fields, Keys, boolean, choice, scalar};
 use crate::report::{Report, short};
+use crate::shape::{Leaf, Shape, key, words};
 use crate::yaml::{Node, Value};
 
-const LIMIT: Keys = Keys {
-    known: &["rate", "burst", "per", "over"],
+/// The value of `limit`.
+pub(crate) const LIMIT: Shape = Shape::Either(&[Shape::Leaf(Leaf::Rate), Shape::Map(&LIMIT_KEYS)]);
+/// The value of `log`.
+pub(crate) const LOG: Shape = Shape::Either(&[Shape::Switch, Shape::Map(&LOG_KEYS)]);
+const PERS: [(&str, bool); 2] = [("rule", false), ("source", true)];
+const LIMIT_KEYS: Keys = Keys {
+    known: &[
+        key("rate", Shape::Leaf(Leaf::Rate), "How often it matches.").required(),
+        key("burst", Shape::Number(1, MAX_BURST), "How many may come at once after a pause."),
+        key(
+            "per",
+            Shape::Words(&words(&PERS)),
+            "What is counted by itself: the rule's packets together, or those of each source address.",
+        ),
+        key("over", Shape::Switch, "Match what is beyond the rate, instead of what is within."),
+    ],
     foreign: &[("limit", "did you mean `rate`?"), ("per_source", "write `per: source`")],
 };
-const LOG: Keys = Keys {
-    known: &["prefix", "rate", "burst"],
+const LOG_KEYS: Keys = Keys {
+    known: &[
+        key("prefix", Shape::Leaf(Leaf::Prefix), "What the line begins with."),
+        key("rate", Shape::Either(&[Shape::Leaf(Leaf::Rate), Shape::Words(&["unlimited"])]), "How many lines."),
+        key("burst", Shape::Number(1, MAX_BURST), "How many lines at once."),
+    ],
     foreign: &[("limit", "did you mean `rate`?"), ("level", "lines have the level info")],
 };
 /// Units a rate may have, and their nanoseconds.
@@ -35,7 +54,7 @@ const BURST: u32 = 5;
 const LOG_INTERVAL: u64 = UNITS[0].1 / 10;
 const LOG_BURST: u32 = 20;
 /// The longest prefix of a log line in bytes.
-const MAX_PREFIX: usize = 63;
+pub(crate) const MAX_PREFIX: usize = 63;
 
 /// Reads `limit` of the rule `name`.
 pub(crate) fn limit<'t>(report: &mut Report<'t>, node: &Node<'t>, name: &str) -> Option<Limit> {
@@ -44,11 +63,10 @@ pub(crate) fn limit<'t>(report: &mut Report<'t>, node: &Node<'t>, name: &str) ->
         let rate = Rate::new(&owner, interval(report, node)?, BURST);
         return Some(Limit { rate, per_source: false, over: false });
     };
-    let fields = Fields::of(report, node, "`limit`", &LIMIT)?;
+    let fields = Fields::of(report, node, "`limit`", &LIMIT_KEYS)?;
     let interval = fields.require(report, "rate", "`limit`").and_then(|n| interval(report, n));
     let burst = burst(report, &fields, BURST);
-    let pers = [("rule", false), ("source", true)];
-    let per_source = fields.get("per").map_or(Some(false), |n| choice(report, n, "a value of `per`", &pers));
+    let per_source = fields.get("per").map_or(Some(false), |n| choice(report, n, "a value of `per`", &PERS));
     let over = fields.get("over").map_or(Some(false), |n| boolean(report, n, "`over`"));
     Some(Limit { rate: Rate::new(&owner, interval?, burst?), per_source: per_source?, over: over? })
 }
@@ -58,7 +76,7 @@ pub(crate) fn log<'t>(report: &mut Report<'t>, node: &Node<'t>, name: &str) -> O
     let Value::Map(_) = node.value else {
         return boolean(report, node, "`log`").filter(|yes| *yes).map(|_| default_log(name));
     };
-    let fields = Fields::of(report, node, "`log`", &LOG)?;
+    let fields = Fields::of(report, node, "`log`", &LOG_KEYS)?;
     let mut log = default_log(name);
     if let Some(n) = fields.get("prefix")
         && let Some(text) = scalar(report, n, "a prefix")
@@ -98,7 +116,7 @@ fn log_rate(name: &str, interval: u64, burst: u32) -> Rate {
 fn burst<'t>(report: &mut Report<'t>, fields: &Fields<'_, 't>, default: u32) -> Option<u32> {
     match fields.get("burst") {
         None => Some(default),
-        Some(n) => number(report, n, "`burst`", 1..=MAX_BURST).map(|n| n as u32),
+        Some(_) => fields.number(report, "burst").map(|n| n as u32),
     }
 }
 

@@ -3,14 +3,30 @@
 use std::ops::RangeInclusive;
 
 use crate::report::{Report, Span, short};
+use crate::shape::{Key, Shape};
 use crate::suggest::nearest;
 use crate::yaml::{Node, Value};
 
 /// The keys a map may have, and what to say about keys that others use for the same thing.
 pub(crate) struct Keys {
-    pub(crate) known: &'static [&'static str],
+    pub(crate) known: &'static [Key],
     /// Foreign key and the help to give for it.
     pub(crate) foreign: &'static [(&'static str, &'static str)],
+}
+
+impl Keys {
+    /// What is known of a key.
+    pub(crate) fn find(&self, name: &str) -> Option<&'static Key> {
+        self.known.iter().find(|k| k.name == name)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.known.iter().map(|k| k.name)
+    }
+
+    fn listed(&self) -> String {
+        format!("its keys are: {}", self.names().collect::<Vec<_>>().join(", "))
+    }
 }
 
 /// A map whose keys have been checked.
@@ -18,51 +34,50 @@ pub(crate) struct Fields<'n, 't> {
     /// The map, or its first key where YAML gives the map no extent.
     pub(crate) at: Span,
     entries: &'n [(Node<'t>, Node<'t>)],
+    keys: &'static Keys,
     /// Keys that were offered in place of unknown ones, and are therefore not missed as well.
     offered: Vec<&'static str>,
 }
 
 impl<'n, 't> Fields<'n, 't> {
     /// The map at `node`; `what` names it in messages. Unknown keys are reported and skipped.
-    pub(crate) fn of(report: &mut Report<'t>, node: &'n Node<'t>, what: &str, keys: &Keys) -> Option<Self> {
+    pub(crate) fn of(report: &mut Report<'t>, node: &'n Node<'t>, what: &str, keys: &'static Keys) -> Option<Self> {
         let Value::Map(entries) = &node.value else {
-            report.error_help(
-                node.at,
-                format!("{what} must be a map, not {}", kind(node)),
-                format!("its keys are: {}", keys.known.join(", ")),
-            );
+            report.error_help(node.at, format!("{what} must be a map, not {}", kind(node)), keys.listed());
             return None;
         };
         let mut offered = Vec::new();
         for (key, _) in entries {
             let Some(name) = scalar(report, key, "a key") else { continue };
-            if keys.known.contains(&name) {
+            if keys.find(name).is_some() {
                 continue;
             }
             let help = match keys.foreign.iter().find(|(k, _)| *k == name) {
                 Some((_, help)) => (*help).to_owned(),
-                None => match nearest(name, keys.known.iter().copied()) {
+                None => match nearest(name, keys.names()) {
                     Some(n) => {
                         offered.push(n);
                         format!("did you mean `{n}`?")
                     }
-                    None => format!("its keys are: {}", keys.known.join(", ")),
+                    None => keys.listed(),
                 },
             };
             report.error_help(key.at, format!("unknown key `{}` in {what}", short(name)), help);
         }
         let at = if node.at.len == 0 { entries.first().map_or(node.at, |(k, _)| k.at) } else { node.at };
-        Some(Fields { at, entries, offered })
+        Some(Fields { at, entries, keys, offered })
     }
 
     /// The value of `key`; `None` when it is absent or empty.
     pub(crate) fn get(&self, key: &str) -> Option<&'n Node<'t>> {
+        debug_assert!(self.keys.find(key).is_some(), "{key} is not in its table");
         let (_, value) = self.entry(key)?;
         (!matches!(value.value, Value::Null)).then_some(value)
     }
 
     /// The value of `key`, which must be there.
     pub(crate) fn require(&self, report: &mut Report<'_>, key: &str, what: &str) -> Option<&'n Node<'t>> {
+        debug_assert!(self.keys.find(key).is_some(), "{key} is not in its table");
         match self.entry(key) {
             None if self.offered.contains(&key) => {}
             None => report.error(self.at, format!("{what} needs `{key}`")),
@@ -70,6 +85,26 @@ impl<'n, 't> Fields<'n, 't> {
             Some((_, v)) => return Some(v),
         }
         None
+    }
+
+    /// The whole number that `key` has, in the range that its table gives it; `None` for `auto`.
+    pub(crate) fn number(&self, report: &mut Report<'t>, key: &str) -> Option<u64> {
+        let node = self.get(key)?;
+        let (range, auto) = match self.keys.find(key)?.shape {
+            Shape::Number(first, last) => (first..=last, false),
+            Shape::AutoNumber(first, last) => (first..=last, true),
+            _ => unreachable!("`{key}` is no number in its table"),
+        };
+        match &node.value {
+            Value::Text(t) if auto && t == "auto" => None,
+            _ if auto => number(report, node, &format!("`{key}` (`auto` or a number)"), range),
+            _ => number(report, node, &format!("`{key}`"), range),
+        }
+    }
+
+    /// The switch that `key` is.
+    pub(crate) fn switch(&self, report: &mut Report<'t>, key: &str) -> Option<bool> {
+        boolean(report, self.get(key)?, &format!("`{key}`"))
     }
 
     /// Where `key` is written, if it is.
@@ -163,12 +198,7 @@ pub(crate) fn choice<'t, T: Copy>(
 }
 
 /// A whole number within `range`; `_` may separate digits.
-pub(crate) fn number<'t>(
-    report: &mut Report<'t>,
-    node: &Node<'t>,
-    what: &str,
-    range: RangeInclusive<u64>,
-) -> Option<u64> {
+fn number<'t>(report: &mut Report<'t>, node: &Node<'t>, what: &str, range: RangeInclusive<u64>) -> Option<u64> {
     let word = scalar(report, node, what)?;
     let digits = word.replace('_', "");
     let well_formed = digits.bytes().all(|b| b.is_ascii_digit()) && word.starts_with(|c: char| c.is_ascii_digit());

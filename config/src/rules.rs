@@ -6,20 +6,37 @@ use dataplane::helper::HelperKind;
 use dataplane::policy::{Match, Place, Rule, TrackingAction, TrackingRule};
 
 use crate::conntrack::helper;
-use crate::matching::{Placing, conditions};
+use crate::matching::{self, Placing, conditions};
 use crate::names::Names;
 use crate::protocol;
 use crate::read::{Fields, Keys, choice, scalar};
 use crate::report::{Report, Span, short};
+use crate::shape::{Key, Leaf, Shape, ZONES, key, words};
 use crate::yaml::{Node, Value};
 
 /// The most rules in a list: connections remember the rule that admitted them in 16 bits.
 pub(crate) const MAX_RULES: usize = 65_000;
 /// The longest name of a rule in bytes.
-const MAX_NAME: usize = 63;
+pub(crate) const MAX_NAME: usize = 63;
 
-const TRACKING: Keys = Keys {
-    known: &["name", "from", "match", "action"],
+/// The name that every rule has.
+pub(crate) const NAME: Key =
+    key("name", Shape::Leaf(Leaf::RuleName), "Tells the rule apart in listings, metrics and the log.").required();
+/// Zones beside `match`.
+pub(crate) const FROM: Key = key("from", ZONES, "Ingress zones; may stand in `match` instead.");
+pub(crate) const TO: Key = key("to", ZONES, "Egress zones; may stand in `match` instead.");
+const EXEMPTIONS: [(&str, TrackingAction); 2] =
+    [("untracked", TrackingAction::Untracked), ("no-helper", TrackingAction::NoHelper)];
+const ACTION: Shape = Shape::Either(&[Shape::Words(&words(&EXEMPTIONS)), Shape::Map(&TRACKING_ACTION)]);
+
+/// A rule of `tracking`.
+pub(crate) const TRACKING: Keys = Keys {
+    known: &[
+        NAME,
+        FROM,
+        key("match", Shape::Map(&matching::TRACKING), "The conditions, all of which must hold."),
+        key("action", ACTION, "`untracked`, `no-helper`, or the helper that reads the connection.").required(),
+    ],
     foreign: &[
         ("source", IN_MATCH),
         ("destination", IN_MATCH),
@@ -28,7 +45,10 @@ const TRACKING: Keys = Keys {
         ("helper", "write `action: { helper: ftp }`"),
     ],
 };
-const TRACKING_ACTION: Keys = Keys { known: &["helper"], foreign: &[("port", "the port stands in `match`")] };
+const TRACKING_ACTION: Keys = Keys {
+    known: &[key("helper", Shape::Leaf(Leaf::Helper), "The helper that reads the connection.").required()],
+    foreign: &[("port", "the port stands in `match`")],
+};
 /// Help for a condition that was written beside `match`.
 pub(crate) const IN_MATCH: &str = "conditions stand in `match`";
 
@@ -50,7 +70,7 @@ pub(crate) fn list<'t, R>(
     report: &mut Report<'t>,
     node: Option<&Node<'t>>,
     section: &str,
-    keys: &Keys,
+    keys: &'static Keys,
     mut one: impl FnMut(&mut Report<'t>, &Fields<'_, 't>, Head) -> Option<R>,
 ) -> Vec<Placed<R>> {
     let Some(node) = node else { return Vec::new() };
@@ -116,8 +136,7 @@ fn tracking_action<'t>(report: &mut Report<'t>, node: &Node<'t>, matcher: &mut M
             report.error_help(node.at, format!("`{}` is not an action of `tracking`", short(word)), help);
             return None;
         }
-        let words = [("untracked", TrackingAction::Untracked), ("no-helper", TrackingAction::NoHelper)];
-        return choice(report, node, "an action of `tracking`", &words);
+        return choice(report, node, "an action of `tracking`", &EXEMPTIONS);
     }
     let fields = Fields::of(report, node, "`action`", &TRACKING_ACTION)?;
     let node = fields.require(report, "helper", "`action`")?;

@@ -7,9 +7,10 @@ use dataplane::policy::{AddressSet, InterfaceId, Members, NamedSet, PortSet};
 
 use crate::files;
 use crate::lists::{address, port_range};
-use crate::names::{Names, addresses_of, identifier};
+use crate::names::{BY_INTERFACE, Names, addresses_of, identifier};
 use crate::read::{Fields, Keys, items, looks_like_v6, scalar};
 use crate::report::{Report, Span};
+use crate::shape::{Leaf, Shape, key};
 use crate::yaml::{Node, Value};
 
 /// A named set.
@@ -57,8 +58,19 @@ pub(crate) fn sets<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>, names: 
     (out, named)
 }
 
+const ENTRIES: Shape =
+    Shape::List(&Shape::Either(&[Shape::Leaf(Leaf::Addresses), Shape::Leaf(Leaf::Ports), Shape::Map(&BY_INTERFACE)]));
+/// A set: its entries, or where they are.
+pub(crate) const SETS: Shape = Shape::Either(&[ENTRIES, Shape::Map(&SET), Shape::Empty]);
 const SET: Keys = Keys {
-    known: &["file", "entries"],
+    known: &[
+        key(
+            "file",
+            Shape::List(&Shape::Leaf(Leaf::File)),
+            "Files with an entry a line. What follows `#` or `;` is a comment.",
+        ),
+        key("entries", ENTRIES, "Entries beside those of the files."),
+    ],
     foreign: &[
         ("files", "did you mean `file`? It may be a list"),
         ("path", "did you mean `file`?"),

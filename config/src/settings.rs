@@ -6,23 +6,79 @@ use std::path::PathBuf;
 use dataplane::policy::Zones;
 
 use crate::names::{Names, zones};
-use crate::read::{Fields, Keys, boolean, choice, number, scalar, some_items};
+use crate::read::{Fields, Keys, choice, scalar, some_items};
 use crate::report::{Report, short};
+use crate::shape::{Leaf, Shape, key, words};
 use crate::yaml::{Node, Value};
 
 /// Where the control socket is when the policy does not say.
 const DEFAULT_SOCKET: &str = "/run/sluice/control.sock";
 /// The longest path of a Unix socket (`sun_path` less the terminator).
-const MAX_SOCKET: usize = 107;
+pub(crate) const MAX_SOCKET: usize = 107;
 /// The most workers.
 const MAX_WORKERS: u64 = 256;
 /// The highest CPU number that makes sense (the kernel's largest `CONFIG_NR_CPUS`).
-const MAX_CPU: u64 = 8191;
+pub(crate) const MAX_CPU: u64 = 8191;
 
-const WORKERS: Keys = Keys { known: &["count", "cpus", "poll"], foreign: &[("cores", "did you mean `cpus`?")] };
-const IO: Keys = Keys { known: &["mode", "frames", "on_failure"], foreign: &[] };
-const CONTROL: Keys = Keys { known: &["socket", "metrics"], foreign: &[] };
-const RELOAD: Keys = Keys { known: &["revalidate"], foreign: &[] };
+pub(crate) const WORKERS: Keys = Keys {
+    known: &[
+        key("count", Shape::AutoNumber(1, MAX_WORKERS), "How many workers; each serves one queue of every interface."),
+        key(
+            "cpus",
+            Shape::Either(&[Shape::Words(&["auto"]), Shape::Some(&Shape::Leaf(Leaf::Cpus))]),
+            "The CPUs to pin workers to, one each.",
+        ),
+        key("poll", Shape::Words(&words(&POLLS)), "`adaptive` sleeps when nothing comes; `busy` never does."),
+    ],
+    foreign: &[("cores", "did you mean `cpus`?")],
+};
+pub(crate) const IO: Keys = Keys {
+    known: &[
+        key(
+            "mode",
+            Shape::Words(&words(&MODES)),
+            "How AF_XDP sockets are bound. `auto` takes the best the driver has; the others are taken or fail.",
+        ),
+        key("frames", Shape::AutoNumber(1024, 524_288), "Packet buffers of each worker."),
+        key(
+            "on_failure",
+            Shape::Words(&words(&FAILURES)),
+            "What happens to transit traffic when no worker runs: `closed` drops it, `open` lets the kernel route it, untranslated.",
+        ),
+    ],
+    foreign: &[],
+};
+pub(crate) const CONTROL: Keys = Keys {
+    known: &[
+        key("socket", Shape::Leaf(Leaf::Socket), "The Unix socket of the command line."),
+        key(
+            "metrics",
+            Shape::Either(&[Shape::Words(&["off"]), Shape::Leaf(Leaf::Endpoint)]),
+            "Where Prometheus metrics are served over HTTP, without authentication.",
+        ),
+    ],
+    foreign: &[],
+};
+pub(crate) const RELOAD: Keys = Keys {
+    known: &[key(
+        "revalidate",
+        Shape::Switch,
+        "Delete the connections that the new policy would not let begin, would translate in another way, or would not track.",
+    )],
+    foreign: &[],
+};
+
+const POLLS: [(&str, Poll); 2] = [("adaptive", Poll::Adaptive), ("busy", Poll::Busy)];
+const MODES: [(&str, IoMode); 4] =
+    [("auto", IoMode::Auto), ("zero-copy", IoMode::ZeroCopy), ("copy", IoMode::Copy), ("generic", IoMode::Generic)];
+const FAILURES: [(&str, OnFailure); 2] = [("closed", OnFailure::Closed), ("open", OnFailure::Open)];
+const STRICT: [(&str, bool); 2] = [("strict", true), ("off", false)];
+const CLAMP: [(&str, bool); 2] = [("clamp", true), ("keep", false)];
+/// The value of `reverse_path`.
+pub(crate) const REVERSE_PATH: Shape =
+    Shape::Either(&[Shape::Words(&words(&STRICT)), Shape::Named(&Shape::Words(&words(&STRICT)))]);
+/// The value of `tcp_mss`.
+pub(crate) const TCP_MSS: Shape = Shape::Words(&words(&CLAMP));
 
 /// The workers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -111,9 +167,7 @@ fn unless_auto<'n, 't>(fields: &Fields<'n, 't>, key: &str) -> Option<&'n Node<'t
 pub(crate) fn workers<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> Workers {
     let mut out = Workers::default();
     let Some(fields) = node.and_then(|n| Fields::of(report, n, "`workers`", &WORKERS)) else { return out };
-    if let Some(n) = unless_auto(&fields, "count") {
-        out.count = number(report, n, "`count` (`auto` or a number)", 1..=MAX_WORKERS).map(|n| n as u16);
-    }
+    out.count = fields.number(report, "count").map(|n| n as u16);
     if let Some(n) = unless_auto(&fields, "cpus") {
         out.cpus = cpus(report, n);
         if let (Some(count), Some(cpus)) = (out.count, &out.cpus)
@@ -123,8 +177,7 @@ pub(crate) fn workers<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> W
             report.error_help(n.at, message, "each worker has a CPU of its own: leave out `count`, or make both agree");
         }
     }
-    let polls = [("adaptive", Poll::Adaptive), ("busy", Poll::Busy)];
-    out.poll = fields.get("poll").and_then(|n| choice(report, n, "a way to poll", &polls)).unwrap_or_default();
+    out.poll = fields.get("poll").and_then(|n| choice(report, n, "a way to poll", &POLLS)).unwrap_or_default();
     out
 }
 
@@ -163,15 +216,9 @@ fn cpus<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<Vec<usize>> {
 pub(crate) fn io<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> Io {
     let mut out = Io::default();
     let Some(fields) = node.and_then(|n| Fields::of(report, n, "`io`", &IO)) else { return out };
-    let modes =
-        [("auto", IoMode::Auto), ("zero-copy", IoMode::ZeroCopy), ("copy", IoMode::Copy), ("generic", IoMode::Generic)];
-    out.mode = fields.get("mode").and_then(|n| choice(report, n, "a mode", &modes)).unwrap_or_default();
-    if let Some(n) = unless_auto(&fields, "frames") {
-        let frames = number(report, n, "`frames` (`auto` or a number)", 1024..=524_288);
-        out.frames = frames.map(|n| n as u32);
-    }
-    let failures = [("closed", OnFailure::Closed), ("open", OnFailure::Open)];
-    let on_failure = fields.get("on_failure").and_then(|n| choice(report, n, "a value of `on_failure`", &failures));
+    out.mode = fields.get("mode").and_then(|n| choice(report, n, "a mode", &MODES)).unwrap_or_default();
+    out.frames = fields.number(report, "frames").map(|n| n as u32);
+    let on_failure = fields.get("on_failure").and_then(|n| choice(report, n, "a value of `on_failure`", &FAILURES));
     out.on_failure = on_failure.unwrap_or_default();
     out
 }
@@ -208,24 +255,22 @@ pub(crate) fn control<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> C
 /// Reads `reload`.
 pub(crate) fn reload<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> Reload {
     let fields = node.and_then(|n| Fields::of(report, n, "`reload`", &RELOAD));
-    let node = fields.and_then(|f| f.get("revalidate"));
-    let revalidate = node.and_then(|n| boolean(report, n, "`revalidate`"));
+    let revalidate = fields.and_then(|f| f.switch(report, "revalidate"));
     Reload { revalidate: revalidate.unwrap_or_default() }
 }
 
 /// Reads `reverse_path`: the zones from which sources are checked against the routes.
 pub(crate) fn strict_reverse_path<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>, names: &Names) -> Zones {
-    let words = [("strict", true), ("off", false)];
     let what = "a value of `reverse_path`";
     let mut strict = Zones::default();
     let Some(node) = node else { return strict };
     let Value::Map(entries) = &node.value else {
-        let all = choice(report, node, what, &words).unwrap_or(false);
+        let all = choice(report, node, what, &STRICT).unwrap_or(false);
         return if all { Zones(u64::MAX) } else { strict };
     };
     for (key, value) in entries {
         let zone = zones(report, key, names, "reverse_path", "write `reverse_path: strict` for all zones");
-        if let (Some(zone), Some(true)) = (zone, choice(report, value, what, &words)) {
+        if let (Some(zone), Some(true)) = (zone, choice(report, value, what, &STRICT)) {
             strict.0 |= zone.0;
         }
     }
@@ -234,6 +279,5 @@ pub(crate) fn strict_reverse_path<'t>(report: &mut Report<'t>, node: Option<&Nod
 
 /// Reads `tcp_mss`: whether the MSS of TCP connections is lowered to what fits.
 pub(crate) fn clamp_mss<'t>(report: &mut Report<'t>, node: Option<&Node<'t>>) -> bool {
-    let words = [("clamp", true), ("keep", false)];
-    node.and_then(|n| choice(report, n, "a value of `tcp_mss`", &words)).unwrap_or(false)
+    node.and_then(|n| choice(report, n, "a value of `tcp_mss`", &CLAMP)).unwrap_or(false)
 }

@@ -5,43 +5,51 @@ use dataplane::conntrack::{TcpState, Timeouts};
 use crate::duration;
 use crate::read::{Fields, Keys, choice, scalar};
 use crate::report::Report;
+use crate::shape::{Leaf, Shape, key, words};
 use crate::yaml::{Node, Value};
 
 /// The most different timeouts of rules, beside those of all.
 const MAX_OF_RULES: usize = dataplane::policy::TIMEOUTS - 1;
 
-const TIMEOUTS: Keys = Keys {
+const KEYS: Keys = Keys {
     known: &[
-        "base",
-        "udp",
-        "udp_stream",
-        "tcp_syn_sent",
-        "tcp_syn_recv",
-        "tcp_established",
-        "tcp_fin_wait",
-        "tcp_close_wait",
-        "tcp_last_ack",
-        "tcp_time_wait",
-        "tcp_close",
-        "tcp_syn_sent2",
-        "tcp_max_retrans",
-        "tcp_unacknowledged",
-        "icmp",
-        "icmpv6",
-        "gre",
-        "gre_stream",
-        "sctp_closed",
-        "sctp_cookie_wait",
-        "sctp_cookie_echoed",
-        "sctp_established",
-        "sctp_shutdown_sent",
-        "sctp_shutdown_received",
-        "sctp_shutdown_ack_sent",
-        "sctp_heartbeat_sent",
-        "generic",
+        key("base", BASE, "The timeouts that the other keys change."),
+        key("udp", DURATION, "UDP before an answer, and after single ones."),
+        key("udp_stream", DURATION, "UDP when traffic goes on in both directions."),
+        key("tcp_syn_sent", DURATION, "TCP after the SYN."),
+        key("tcp_syn_recv", DURATION, "TCP after the SYN's answer."),
+        key("tcp_established", DURATION, "TCP that is established."),
+        key("tcp_fin_wait", DURATION, "TCP after the first FIN."),
+        key("tcp_close_wait", DURATION, "TCP after the FIN's acknowledgement."),
+        key("tcp_last_ack", DURATION, "TCP after both FINs."),
+        key("tcp_time_wait", DURATION, "TCP after the last acknowledgement."),
+        key("tcp_close", DURATION, "TCP after a RST."),
+        key("tcp_syn_sent2", DURATION, "TCP when both sides sent a SYN."),
+        key("tcp_max_retrans", DURATION, "TCP whose segments are repeated in vain."),
+        key("tcp_unacknowledged", DURATION, "TCP whose data is not acknowledged."),
+        key("icmp", DURATION, "ICMP queries."),
+        key("icmpv6", DURATION, "ICMPv6 queries."),
+        key("gre", DURATION, "GRE before an answer."),
+        key("gre_stream", DURATION, "GRE after an answer."),
+        key("sctp_closed", DURATION, "SCTP in the state CLOSED."),
+        key("sctp_cookie_wait", DURATION, "SCTP in the state COOKIE_WAIT."),
+        key("sctp_cookie_echoed", DURATION, "SCTP in the state COOKIE_ECHOED."),
+        key("sctp_established", DURATION, "SCTP in the state ESTABLISHED."),
+        key("sctp_shutdown_sent", DURATION, "SCTP in the state SHUTDOWN_SENT."),
+        key("sctp_shutdown_received", DURATION, "SCTP in the state SHUTDOWN_RECEIVED."),
+        key("sctp_shutdown_ack_sent", DURATION, "SCTP in the state SHUTDOWN_ACK_SENT."),
+        key("sctp_heartbeat_sent", DURATION, "SCTP in the state HEARTBEAT_SENT."),
+        key("generic", DURATION, "Other protocols."),
     ],
     foreign: &[("tcp", "name the state: `tcp_established`"), ("sctp", "name the state: `sctp_established`")],
 };
+
+/// The sets of timeouts, and whether they are those of the RFCs.
+const BASES: [(&str, bool); 2] = [("linux", false), ("rfc", true)];
+const BASE: Shape = Shape::Words(&words(&BASES));
+const DURATION: Shape = Shape::Leaf(Leaf::Duration);
+/// The value of `timeouts`.
+pub(crate) const TIMEOUTS: Shape = Shape::Either(&[BASE, Shape::Map(&KEYS)]);
 
 /// All timeouts of a policy; the first are those of connections whose rule has none of its own.
 pub(crate) struct Profiles(Vec<Timeouts>);
@@ -76,21 +84,16 @@ impl Profiles {
 
 /// Reads timeouts: a word, or a map that changes `default` or the `base` that it names.
 pub(crate) fn timeouts<'t>(report: &mut Report<'t>, node: &Node<'t>, default: &Timeouts) -> Timeouts {
-    let base = |report: &mut Report<'t>, node: &Node<'t>| match choice(
-        report,
-        node,
-        "a set of timeouts",
-        &[("linux", false), ("rfc", true)],
-    ) {
+    let base = |report: &mut Report<'t>, node: &Node<'t>| match choice(report, node, "a set of timeouts", &BASES) {
         Some(true) => Timeouts::rfc(),
         _ => Timeouts::linux(),
     };
     if !matches!(node.value, Value::Map(_)) {
         return base(report, node);
     }
-    let Some(fields) = Fields::of(report, node, "`timeouts`", &TIMEOUTS) else { return default.clone() };
+    let Some(fields) = Fields::of(report, node, "`timeouts`", &KEYS) else { return default.clone() };
     let mut t = fields.get("base").map_or_else(|| default.clone(), |n| base(report, n));
-    for key in TIMEOUTS.known.iter().filter(|k| **k != "base") {
+    for key in KEYS.known.iter().map(|k| k.name).filter(|k| *k != "base") {
         let Some(node) = fields.get(key) else { continue };
         let Some(text) = scalar(report, node, "a duration") else { continue };
         match duration::parse(text) {
@@ -146,7 +149,7 @@ mod tests {
     fn every_timeout_key_has_its_own_place() {
         let mut t = Timeouts::linux();
         let mut seen = std::collections::HashSet::new();
-        for key in TIMEOUTS.known.iter().filter(|k| **k != "base") {
+        for key in KEYS.known.iter().map(|k| k.name).filter(|k| *k != "base") {
             let place: *const u32 = slot(&mut t, key).expect(key);
             assert!(seen.insert(place), "{key}");
         }

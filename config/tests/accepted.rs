@@ -1,5 +1,7 @@
 //! Good policies and what they compile to.
 
+mod agreement;
+
 use std::net::IpAddr;
 
 use config::{Checked, Config, IoMode, OnFailure, Poll, parse};
@@ -19,7 +21,10 @@ interfaces:
 ";
 
 fn checked(sections: &str) -> Checked {
-    parse("p.yaml", &format!("{HEAD}{sections}")).unwrap_or_else(|d| panic!("{d}"))
+    let text = format!("{HEAD}{sections}");
+    let checked = parse("p.yaml", &text).unwrap_or_else(|d| panic!("{d}"));
+    agreement::agrees(&text);
+    checked
 }
 
 fn config(sections: &str) -> Config {

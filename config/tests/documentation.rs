@@ -1,5 +1,7 @@
 //! The YAML in `docs` is what it says: valid, and without warnings.
 
+mod agreement;
+
 const PAGE: &str = include_str!("../../docs/configuration.md");
 const COMPLIANCE: &str = include_str!("../../docs/rfc-compliance.md");
 const INTERFACES: &str = "interfaces:
@@ -25,6 +27,7 @@ fn every_example_is_valid() {
         text.push_str(block);
         let checked = config::parse("tests/configuration.md", &text).unwrap_or_else(|d| panic!("{d}"));
         assert!(checked.warnings.is_empty(), "{}", checked.warnings[0]);
+        agreement::agrees(&text);
     }
 }
 

@@ -1,5 +1,7 @@
 //! The example policies are valid and say what their comments say.
 
+mod agreement;
+
 use std::path::Path;
 
 use dataplane::policy::{DestinationTranslation, Filtering, PortChoice, SourceTranslation};
@@ -8,6 +10,7 @@ fn load(name: &str) -> config::Config {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
     let checked = config::load(&path).unwrap_or_else(|e| panic!("{e}"));
     assert!(checked.warnings.is_empty(), "{:?}", checked.warnings);
+    agreement::agrees(&std::fs::read_to_string(&path).expect("it was read before"));
     checked.config
 }
 

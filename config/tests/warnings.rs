@@ -1,5 +1,7 @@
 //! Policies that are valid, and what is said about them.
 
+mod agreement;
+
 use config::parse;
 
 const HEAD: &str = "version: 1
@@ -10,7 +12,9 @@ interfaces:
 
 /// `line:column message` of each warning.
 fn warnings(sections: &str) -> Vec<String> {
-    let checked = parse("p.yaml", &format!("{HEAD}{sections}")).unwrap_or_else(|d| panic!("{d}"));
+    let text = format!("{HEAD}{sections}");
+    let checked = parse("p.yaml", &text).unwrap_or_else(|d| panic!("{d}"));
+    agreement::agrees(&text);
     checked.warnings.iter().map(|d| format!("{}:{} {}", d.line, d.column, d.message)).collect()
 }
 

@@ -5,23 +5,32 @@ use std::net::IpAddr;
 use dataplane::packet::protocol::{SCTP, TCP, UDP, UDPLITE, has_ports};
 use dataplane::policy::{DestinationNat, DestinationTranslation, Family, Match, SourceTranslation};
 
-use super::prefix::{Side, prefix};
+use super::prefix::{PREFIX, Side, prefix};
 use super::source;
 use crate::address::AddressRange;
 use crate::lists::{single_address, single_port};
-use crate::matching::{Placing, conditions, confine};
+use crate::matching::{self, Placing, conditions, confine};
 use crate::names::Names;
 use crate::protocol;
 use crate::read::{Fields, Keys, choice, scalar, some_items};
 use crate::report::{Report, Span, short};
-use crate::rules::{Head, IN_MATCH, Placed, list};
+use crate::rules::{FROM, Head, IN_MATCH, NAME, Placed, list};
+use crate::shape::{Leaf, Shape, key};
 use crate::yaml::{Node, Value};
 
 /// The most backends of a destination translation.
 const MAX_BACKENDS: usize = 1024;
 
-const DESTINATION: Keys = Keys {
-    known: &["name", "from", "match", "translate"],
+/// How a destination is translated.
+const TRANSLATION: Shape = Shape::Either(&[Shape::Words(&["redirect", "none"]), Shape::Map(&TRANSLATE)]);
+/// A destination translation.
+pub(super) const DESTINATION: Keys = Keys {
+    known: &[
+        NAME,
+        FROM,
+        key("match", Shape::Map(&matching::DESTINATION), "The conditions; the egress zone is not known yet."),
+        key("translate", TRANSLATION, "What the destination becomes.").required(),
+    ],
     foreign: &[
         (
             "to",
@@ -35,7 +44,13 @@ const DESTINATION: Keys = Keys {
     ],
 };
 const TRANSLATE: Keys = Keys {
-    known: &["to", "port", "prefix", "redirect", "source"],
+    known: &[
+        key("to", Shape::Some(&Shape::Leaf(Leaf::Address)), "The backend, or several of one family."),
+        key("port", Shape::Leaf(Leaf::Port), "The port to translate to; a range in the match is moved to begin there."),
+        key("prefix", Shape::Map(&PREFIX), "Addresses in `from` become their counterparts in `to`."),
+        key("redirect", Shape::True, "To the gateway itself."),
+        key("source", source::TRANSLATION, "A source translation for the same connections."),
+    ],
     foreign: &[
         ("ports", "the first port to translate to is `port`"),
         ("netmap", "prefixes that correspond are `prefix: { from: ..., to: ... }`"),

@@ -7,15 +7,22 @@ use dataplane::policy::{
 };
 use ipnet::IpNet;
 
-use super::prefix::{Pair, pair};
+use super::prefix::{NPT, Pair, pair};
 use crate::names::{Names, zones};
 use crate::read::Keys;
 use crate::report::Report;
-use crate::rules::{Head, Placed, list};
+use crate::rules::{Head, NAME, Placed, list};
+use crate::shape::{Leaf, Shape, ZONES, key};
 use crate::yaml::Node;
 
-const STATIC: Keys = Keys {
-    known: &["name", "inside", "outside", "to", "npt"],
+pub(super) const STATIC: Keys = Keys {
+    known: &[
+        NAME,
+        key("inside", Shape::Leaf(Leaf::Net), "The addresses inside.").required(),
+        key("outside", Shape::Leaf(Leaf::Net), "The addresses outside; a prefix of the same length.").required(),
+        key("to", ZONES, "The zones where the outside addresses are seen.").required(),
+        NPT,
+    ],
     foreign: &[
         ("from", "connections may begin on either side; `to` is the zone where the outside addresses are seen"),
         ("match", CONDITIONS),

@@ -13,10 +13,23 @@ use crate::names::Names;
 use crate::read::{Fields, Keys};
 use crate::report::{Report, Span};
 use crate::rules::{MAX_RULES, Named, Placed};
+use crate::shape::{Shape, key};
 use crate::yaml::Node;
 
-const NAT: Keys = Keys {
-    known: &["static", "source", "destination"],
+pub(crate) const NAT: Keys = Keys {
+    known: &[
+        key(
+            "static",
+            Shape::Rules(&fixed::STATIC),
+            "Addresses or prefixes inside that have a fixed one outside, in both directions.",
+        ),
+        key("source", Shape::Rules(&source::SOURCE), "Source translations; the first that matches applies."),
+        key(
+            "destination",
+            Shape::Rules(&destination::DESTINATION),
+            "Destination translations; the first that matches applies.",
+        ),
+    ],
     foreign: &[
         ("snat", "source translations stand in `source`"),
         ("dnat", "destination translations stand in `destination`"),

@@ -10,13 +10,23 @@ use crate::lists::{ranges_of, sendable};
 use crate::matching::confine;
 use crate::read::{Fields, Keys, boolean, scalar};
 use crate::report::{Report, Span, short};
+use crate::shape::{Key, Leaf, Shape, key};
 use crate::yaml::Node;
 
 /// The longest prefix behind which there is a 16-bit word to keep the checksum with (RFC 6296 section 3.5).
 const MAX_NEUTRAL: u8 = 112;
 
-const PREFIX: Keys = Keys {
-    known: &["from", "to", "npt"],
+/// The key that fixed translations and prefixes share.
+pub(super) const NPT: Key =
+    key("npt", Shape::Switch, "Whether the translation of IPv6 prefixes keeps checksums (RFC 6296).");
+
+/// The value of `prefix`.
+pub(super) const PREFIX: Keys = Keys {
+    known: &[
+        key("from", Shape::Leaf(Leaf::Net), "The prefix that packets have.").required(),
+        key("to", Shape::Leaf(Leaf::Net), "The prefix that they get; of the same length.").required(),
+        NPT,
+    ],
     foreign: &[
         ("inside", "here the prefixes are `from` and `to`; `inside` and `outside` are keys of `nat.static`"),
         ("outside", "here the prefixes are `from` and `to`; `inside` and `outside` are keys of `nat.static`"),

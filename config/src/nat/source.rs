@@ -4,19 +4,31 @@ use std::net::IpAddr;
 
 use dataplane::policy::{AddressSet, Family, Filtering, Match, PortChoice, SourceNat, SourceTranslation};
 
-use super::prefix::{Side, prefix};
+use super::prefix::{PREFIX, Side, prefix};
 use crate::address::AddressRange;
 use crate::duration;
 use crate::lists::{literal_addresses, port_range, ranges_of, sendable};
-use crate::matching::{Placing, conditions, confine, family};
+use crate::matching::{self, Placing, conditions, confine, family};
 use crate::names::Names;
-use crate::read::{Fields, Keys, boolean, choice, scalar, some_items};
+use crate::read::{Fields, Keys, choice, scalar, some_items};
 use crate::report::{Report, short};
-use crate::rules::{Head, IN_MATCH, Placed, list};
+use crate::rules::{FROM, Head, IN_MATCH, NAME, Placed, TO, list};
+use crate::shape::{Leaf, Shape, key, words};
 use crate::yaml::{Node, Value};
 
-const SOURCE: Keys = Keys {
-    known: &["name", "from", "to", "match", "translate"],
+/// The words in place of a map, and whether they translate.
+const WORDS: [(&str, bool); 2] = [("masquerade", true), ("none", false)];
+/// How a source is translated.
+pub(super) const TRANSLATION: Shape = Shape::Either(&[Shape::Words(&words(&WORDS)), Shape::Map(&TRANSLATE)]);
+/// A source translation.
+pub(super) const SOURCE: Keys = Keys {
+    known: &[
+        NAME,
+        FROM,
+        TO,
+        key("match", Shape::Map(&matching::SOURCE), "The conditions, on addresses after destination translation."),
+        key("translate", TRANSLATION, "What the source becomes.").required(),
+    ],
     foreign: &[
         ("source", IN_MATCH),
         ("destination", IN_MATCH),
@@ -27,7 +39,33 @@ const SOURCE: Keys = Keys {
     ],
 };
 const TRANSLATE: Keys = Keys {
-    known: &["pool", "masquerade", "prefix", "ports", "random", "persistent", "mapping", "filtering", "hold"],
+    known: &[
+        key("pool", Shape::Some(&Shape::Leaf(Leaf::Addresses)), "The addresses to choose from, of one family."),
+        key("masquerade", Shape::True, "The egress interface's own address, with the keys below."),
+        key("prefix", Shape::Map(&PREFIX), "Addresses in `from` become their counterparts in `to`."),
+        key(
+            "ports",
+            Shape::Leaf(Leaf::Ports),
+            "The ports to choose from. Without it the source's port is kept if it is free.",
+        ),
+        key("random", Shape::Switch, "Take a random port even when the source's own is free."),
+        key("persistent", Shape::Switch, "With `pool`: a source keeps its address even when that has no port left."),
+        key(
+            "mapping",
+            Shape::Words(&words(&MAPPINGS)),
+            "Whether a source's port has one port outside for all remotes (RFC 4787).",
+        ),
+        key(
+            "filtering",
+            Shape::Words(&words(&FILTERINGS)),
+            "Who may open connections to a port outside that is in use (RFC 4787).",
+        ),
+        key(
+            "hold",
+            Shape::Leaf(Leaf::Duration),
+            "How long a port outside is kept for its source after the last connection.",
+        ),
+    ],
     foreign: &[
         ("to", "the addresses to translate a source to are `pool`"),
         ("address", "the addresses to translate a source to are `pool`"),
@@ -79,7 +117,7 @@ fn word<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<SourceTranslatio
         report.error_help(node.at, "`masquerade` takes no address", help);
         return None;
     }
-    let masquerade = choice(report, node, "a translation", &[("masquerade", true), ("none", false)])?;
+    let masquerade = choice(report, node, "a translation", &WORDS)?;
     Some(if masquerade { SourceTranslation::Masquerade(PortChoice::default()) } else { SourceTranslation::None })
 }
 
@@ -141,7 +179,7 @@ fn masquerade<'t>(report: &mut Report<'t>, node: &Node<'t>) -> Option<()> {
 }
 
 fn switch<'t>(report: &mut Report<'t>, fields: &Fields<'_, 't>, key: &str) -> bool {
-    fields.get(key).and_then(|n| boolean(report, n, &format!("`{key}`"))).unwrap_or(false)
+    fields.switch(report, key).unwrap_or(false)
 }
 
 fn port_choice<'t>(report: &mut Report<'t>, fields: &Fields<'_, 't>) -> PortChoice {

@@ -1,4 +1,4 @@
-//! What is made of the command line's own definition: shell completions and manual pages.
+//! What is made of the program's own definitions: the policy's schema, shell completions and manual pages.
 
 use std::io::stdout;
 use std::path::Path;
@@ -9,6 +9,12 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use super::Cli;
+
+/// Prints the JSON Schema of policies.
+pub(super) fn schema() -> anyhow::Result<ExitCode> {
+    println!("{}", serde_json::to_string_pretty(&config::schema())?);
+    Ok(ExitCode::SUCCESS)
+}
 
 /// Prints the completions of a shell.
 pub(super) fn completions(shell: Shell) -> anyhow::Result<ExitCode> {

@@ -46,6 +46,8 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Print the JSON Schema of policies, for editors
+    Schema,
     /// Show how the gateway is; exits with 0 once packets flow, else with 1 and the reason
     Status {
         #[command(flatten)]
@@ -137,6 +139,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.verb {
         Verb::Run { config, watch, wait } => crate::daemon::run(&config, watch, wait),
         Verb::Check { file, json } => check(&file, json),
+        Verb::Schema => documents::schema(),
         Verb::Status { client } => status::run(&client),
         Verb::Health { client } => health::run(&client),
         Verb::Top(arguments) => top::run(arguments),

@@ -1,6 +1,7 @@
 """As a service: what is installed, what systemd is told, with which privileges it runs."""
 
 import ctypes
+import json
 import os
 import re
 import shutil
@@ -23,7 +24,7 @@ def make(target, prefix):
 
 @test(start=False, kernel=False)
 def install(lab):
-    """`make install` gives binary, manual, completions and a unit that systemd accepts; `uninstall` takes them away."""
+    """`make install` gives binary, manual, completions, schema and a unit that systemd accepts; `uninstall` takes them away."""
     prefix = lab.path('usr')
     make('install', prefix)
     sluice = os.path.join(prefix, 'bin', 'sluice')
@@ -37,6 +38,11 @@ def install(lab):
     told = run('bash', '-c', 'source %s && COMP_WORDS=(sluice conn) COMP_CWORD=1 && _sluice sluice conn sluice; '
                'echo "${COMPREPLY[@]}"' % bash).stdout
     assert told.split() == ['conntrack'], told
+    with open(os.path.join(prefix, 'share/sluice/schema.json')) as f:
+        schema = json.load(f)
+    assert schema['required'] == ['version', 'interfaces'] and not schema['additionalProperties']
+    rule = schema['properties']['policy']['properties']['rules']['items']
+    assert 'to' in rule['properties'] and rule['properties']['action']['description'], rule
     if shutil.which('systemd-analyze'):
         unit = os.path.join(prefix, 'lib/systemd/system/sluice.service')
         # It also looks for the manual's page, which is not where `man` looks.

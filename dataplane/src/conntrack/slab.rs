@@ -121,8 +121,9 @@ pub struct Slab<A: Address> {
     free_next: Region<u32>,
     used: u32,
     live: u32,
-    /// A slot has been freed since [`Slab::begin_burst`].
-    freed: bool,
+    /// Slots that [`Slab::hit`] may be asked about: all that were in use when the burst began, or none once one
+    /// has been freed.
+    sure: u32,
 }
 
 impl<A: Address> Slab<A> {
@@ -136,7 +137,7 @@ impl<A: Address> Slab<A> {
         let slots = unsafe { Region::zeroed(n)? };
         // SAFETY: zero is a valid u32.
         let free_next = unsafe { Region::zeroed(n)? };
-        Ok(Slab { slots, view, free: None, free_next, used: 0, live: 0, freed: false })
+        Ok(Slab { slots, view, free: None, free_next, used: 0, live: 0, sure: 0 })
     }
 
     /// Number of connections.
@@ -185,7 +186,7 @@ impl<A: Address> Slab<A> {
         assert!(self.is_live(i), "slot {i} is free");
         let c = *self.get(i);
         self.view.set(i, Ticks(0));
-        self.freed = true;
+        self.sure = 0;
         self.free_next.as_mut_slice()[i as usize] = self.free.map_or(0, |f| f.next + 1);
         self.free = Some(Free { next: i });
         self.live -= 1;
@@ -224,21 +225,22 @@ impl<A: Address> Slab<A> {
 
     /// From here on [`Slab::hit`] may be asked about slots that are live now.
     pub fn begin_burst(&mut self) {
-        self.freed = false;
+        self.sure = self.used;
     }
 
     /// The connection in a slot that was live when the burst began, if its packets in direction `d` have this
     /// key and its time is not up. Misses everything once any slot has been freed since.
     #[inline(always)]
     pub fn hit(&mut self, i: u32, d: Direction, key: &Key<A>, now: Ticks) -> Option<Live<'_, A>> {
-        if i >= self.used || self.freed {
+        if i >= self.sure {
             return None;
         }
-        let c = self.slot(i);
-        if !c.has(d, key) || c.deadline.reached(now) {
+        // SAFETY: as in `get_mut`: no more are sure than are in use.
+        let connection = unsafe { &mut *self.slots.as_mut_ptr().add(i as usize).cast::<Connection<A>>() };
+        if !connection.has(d, key) || connection.deadline.reached(now) {
             return None;
         }
-        Some(self.open(i))
+        Some(Live { connection, view: &self.view, slot: i })
     }
 
     /// A live connection for one of its packets.

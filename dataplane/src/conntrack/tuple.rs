@@ -39,6 +39,7 @@ impl Direction {
 /// Addresses and ports of one direction. For ICMP queries the source port holds the identifier and the
 /// destination port holds type and code, as netfilter keeps them; protocols without ports have zeros.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
 pub struct Tuple<A> {
     /// Source address.
     pub src: A,
@@ -54,7 +55,8 @@ impl<A: Address> Tuple<A> {
     /// Whether all of two tuples is equal, found out without a branch for each part.
     #[inline]
     pub fn equals(&self, o: &Self) -> bool {
-        (self.src == o.src) & (self.dst == o.dst) & (self.sport == o.sport) & (self.dport == o.dport)
+        let ports = |t: &Self| u32::from(t.sport) | u32::from(t.dport) << 16;
+        A::equal((self.src, self.dst), (o.src, o.dst)) & (ports(self) == ports(o))
     }
 }
 

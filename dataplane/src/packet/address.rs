@@ -28,6 +28,8 @@ pub trait Address: Copy + Eq + Ord + Hash + Default + fmt::Debug + fmt::Display 
     fn offset_wide(self, n: u128) -> Self;
     /// Ones' complement sum of the address's 32-bit words, not folded.
     fn sum(self) -> u64;
+    /// Whether both pairs are equal.
+    fn equal(a: (Self, Self), b: (Self, Self)) -> bool;
     /// Feeds two addresses and a number to a hasher in as few writes as possible.
     fn feed<H: std::hash::Hasher>(self, other: Self, number: u64, h: &mut H);
     /// The address as the standard library's type.
@@ -104,6 +106,13 @@ impl Address for V4 {
     }
 
     #[inline]
+    fn equal(a: (V4, V4), b: (V4, V4)) -> bool {
+        // Side by side in memory, they are compared at once.
+        let both = |(a, b): (V4, V4)| u64::from(a.0) | u64::from(b.0) << 32;
+        both(a) == both(b)
+    }
+
+    #[inline]
     fn feed<H: std::hash::Hasher>(self, other: V4, number: u64, h: &mut H) {
         h.write_u128(u128::from(self.0) << 96 | u128::from(other.0) << 64 | u128::from(number));
     }
@@ -172,6 +181,11 @@ impl Address for V6 {
     fn sum(self) -> u64 {
         let half = |x: u64| (x >> 32) + (x & 0xffff_ffff);
         half(self.0) + half(self.1)
+    }
+
+    #[inline]
+    fn equal(a: (V6, V6), b: (V6, V6)) -> bool {
+        (a.0 == b.0) & (a.1 == b.1)
     }
 
     #[inline]

@@ -20,29 +20,50 @@ fn fold32(s: u64) -> u32 {
 pub fn sum(data: &[u8]) -> u64 {
     // Any width and byte order will do (RFC 1071 section 2): 64 bits in little-endian order, and brought to
     // big-endian order at the end, which is multiplying by 256.
+    u64::from(fold32(sum_little(data)).rotate_left(8))
+}
+
+/// Whether the checksum in `data` is right; `more` is the sum of big-endian words that it covers besides. Not all
+/// of both is 0.
+#[inline(always)]
+pub fn is_right(data: &[u8], more: u32) -> bool {
+    // Then all is a multiple of 0xffff, in either byte order.
+    add(sum_little(data), u64::from(more) << 8).is_multiple_of(0xffff)
+}
+
+/// Ones' complement sum of 64-bit words in little-endian order.
+#[inline(always)]
+fn sum_little(data: &[u8]) -> u64 {
     let (mut s, mut rest) = if data.len() < 64 { (0, data) } else { sum_long(data) };
     if let Some((b, after)) = rest.split_first_chunk::<32>() {
-        (s, rest) = (b.as_chunks().0.iter().fold(s, |s, w| add(s, *w)), after);
+        (s, rest) = (b.as_chunks().0.iter().fold(s, |s, w| add(s, u64::from_le_bytes(*w))), after);
     }
     if let Some((b, after)) = rest.split_first_chunk::<16>() {
-        (s, rest) = (b.as_chunks().0.iter().fold(s, |s, w| add(s, *w)), after);
+        (s, rest) = (b.as_chunks().0.iter().fold(s, |s, w| add(s, u64::from_le_bytes(*w))), after);
     }
     if let Some((w, after)) = rest.split_first_chunk::<8>() {
-        (s, rest) = (add(s, *w), after);
+        (s, rest) = (add(s, u64::from_le_bytes(*w)), after);
     }
     let last = match data.last_chunk::<8>() {
         // The rest are the last bytes of this word; shifted in two steps, as there may be none.
         Some(last) => (u64::from_le_bytes(*last) >> 8) >> (56 - 8 * rest.len()),
         None => rest.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)),
     };
-    u64::from(fold32(add(s, last.to_le_bytes())).rotate_left(8))
+    add(s, last)
 }
 
-/// `s + w` with the carry brought round.
+/// `a + b` with the carry brought round.
 #[inline(always)]
-fn add(s: u64, w: [u8; 8]) -> u64 {
-    let (s, carry) = s.overflowing_add(u64::from_le_bytes(w));
+fn add(a: u64, b: u64) -> u64 {
+    let (s, carry) = a.overflowing_add(b);
     s + u64::from(carry)
+}
+
+/// `a - b`, likewise.
+#[inline(always)]
+fn subtract(a: u64, b: u64) -> u64 {
+    let (s, borrow) = a.overflowing_sub(b);
+    s - u64::from(borrow)
 }
 
 /// The little-endian sum of most of a longer packet, which the compiler makes vector instructions of, and the
@@ -73,7 +94,8 @@ pub fn pseudo_header<A: Address>(src: A, dst: A, proto: u8, len: usize) -> u64 {
     src.sum() + dst.sum() + u64::from(proto) + len as u64
 }
 
-/// What a checksum changes by when some of the words it covers change: RFC 1624's `~m + m'`, not folded.
+/// What a checksum changes by when some of the words it covers change: RFC 1624's `~m + m'`, not folded, of words
+/// in little-endian order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Delta(u64);
 
@@ -81,23 +103,48 @@ impl Delta {
     /// The change from words summing to `old` to words summing to `new`, both below 2^40.
     #[inline]
     pub fn new(old: u64, new: u64) -> Self {
-        // A multiple of 0xffff, which is nothing, that no difference makes negative.
-        const NOTHING: u64 = 0xffff << 32;
         debug_assert!(old < 1 << 40 && new < 1 << 40);
-        Delta(NOTHING - old + new)
+        Delta(subtract(new << 8, old << 8))
+    }
+
+    /// The change from these bytes to others.
+    #[inline]
+    pub fn of(old: [u8; 8], new: [u8; 8]) -> Self {
+        Delta(subtract(u64::from_le_bytes(new), u64::from_le_bytes(old)))
+    }
+
+    /// TTL, the first byte of its word, becomes one less.
+    #[inline]
+    pub fn of_ttl() -> Self {
+        Delta(0xfffe)
+    }
+
+    /// The change from these bytes to others.
+    #[inline]
+    pub fn of_half(old: [u8; 4], new: [u8; 4]) -> Self {
+        // As many times 0xffff as no difference makes negative.
+        const NOTHING: u64 = 0xffff << 32;
+        Delta(NOTHING + u64::from(u32::from_le_bytes(new)) - u64::from(u32::from_le_bytes(old)))
     }
 
     /// Both changes.
     #[inline]
     #[must_use]
     pub fn and(self, other: Delta) -> Self {
-        Delta(self.0 + other.0)
+        Delta(add(self.0, other.0))
+    }
+
+    /// The checksum after both changes, the other one being [`Delta::of_half`] or [`Delta::of_ttl`].
+    #[inline]
+    pub fn apply_with(self, small: Delta, checksum: u16) -> u16 {
+        debug_assert!(small.0 < 1 << 50);
+        (!fold(add(u64::from(!checksum.swap_bytes()) + small.0, self.0))).swap_bytes()
     }
 
     /// The checksum after the change (RFC 1624 equation 3).
     #[inline]
     pub fn apply(self, checksum: u16) -> u16 {
-        !fold(u64::from(!checksum) + self.0)
+        (!fold(add(u64::from(!checksum.swap_bytes()), self.0))).swap_bytes()
     }
 }
 

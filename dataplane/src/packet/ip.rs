@@ -95,6 +95,9 @@ pub trait Ip: Address + FibFamily {
     /// Returns the change for transport checksums, which cover the addresses in their pseudo header.
     fn rewrite(frame: &mut [u8], was: &Headers<Self>, src: Self, dst: Self) -> Delta;
 
+    /// [`Ip::rewrite`] and [`Ip::decrement_ttl`] in one.
+    fn rewrite_and_forward(frame: &mut [u8], was: &Headers<Self>, src: Self, dst: Self) -> Delta;
+
     /// Makes the header of a datagram's first fragment that of the whole, `length` bytes long with its header,
     /// where that takes no more than other values in its fields. False, and nothing done, where it takes more.
     fn make_whole(frame: &mut [u8], l3: usize, length: u16) -> bool;
@@ -131,9 +134,12 @@ mod tests {
             && h.fragment.is_none()
         {
             let transport = transport::classify(frame, &h);
-            assert_eq!(transport::read(frame, &h).0, transport);
-            if let Transport::Flow(_) = transport {
-                assert_eq!(transport::read(frame, &h).1, transport::verify(frame, h));
+            let soon = A::parse_plain(frame, ETHERNET).map(|h| transport::read(frame, &h));
+            for read in soon.into_iter().chain([transport::read_unusual(frame, h)]) {
+                assert_eq!(read.0, transport);
+                if let Transport::Flow(_) = transport {
+                    assert_eq!(read.1, transport::verify(frame, h));
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! IPv4 (RFC 791).
 
-use super::checksum::{Delta, fold, sum};
+use super::checksum::{Delta, fold, is_right, sum};
 use super::{Address, FragmentInfo, Headers, Ip, V4, be16, protocol, put16, view, view_mut};
 use crate::worker::DropReason;
 
@@ -69,8 +69,8 @@ impl Ip for V4 {
         let h: &Header = frame.get(l3..)?.first_chunk()?;
         let end = l3 + usize::from(be16(h, 2));
         let plain = h[0] == 0x45 && be16(h, 6) & 0x3fff == 0;
-        if !plain || end < l3 + MIN_HEADER || end > frame.len() || end > usize::from(u16::MAX) || fold(sum(h)) != 0xffff
-        {
+        let fits = end >= l3 + MIN_HEADER && end <= frame.len() && end <= usize::from(u16::MAX);
+        if !plain || !fits || !is_right(h, 0) {
             return None;
         }
         Some(Headers {
@@ -121,10 +121,24 @@ impl Ip for V4 {
     #[inline]
     fn rewrite(frame: &mut [u8], was: &Headers<V4>, src: V4, dst: V4) -> Delta {
         let h = header_mut(frame, usize::from(was.l3));
-        let delta = Delta::new(was.src.sum() + was.dst.sum(), src.sum() + dst.sum());
-        src.write(&mut h[12..]);
-        dst.write(&mut h[16..]);
+        let addresses: &mut [u8; 8] = view_mut(h, 12);
+        let new = (u64::from(src.0) << 32 | u64::from(dst.0)).to_be_bytes();
+        let delta = Delta::of(*addresses, new);
+        *addresses = new;
         let c = delta.apply(be16(h, 10));
+        put16(h, 10, c);
+        delta
+    }
+
+    #[inline]
+    fn rewrite_and_forward(frame: &mut [u8], was: &Headers<V4>, src: V4, dst: V4) -> Delta {
+        let h = header_mut(frame, usize::from(was.l3));
+        let addresses: &mut [u8; 8] = view_mut(h, 12);
+        let new = (u64::from(src.0) << 32 | u64::from(dst.0)).to_be_bytes();
+        let delta = Delta::of(*addresses, new);
+        *addresses = new;
+        h[8] -= 1;
+        let c = delta.apply_with(Delta::of_ttl(), be16(h, 10));
         put16(h, 10, c);
         delta
     }

@@ -129,6 +129,12 @@ impl Ip for V6 {
         delta
     }
 
+    #[inline]
+    fn rewrite_and_forward(frame: &mut [u8], was: &Headers<V6>, src: V6, dst: V6) -> Delta {
+        Self::decrement_ttl(frame, usize::from(was.l3));
+        Self::rewrite(frame, was, src, dst)
+    }
+
     fn make_whole(_: &mut [u8], _: usize, _: u16) -> bool {
         false
     }

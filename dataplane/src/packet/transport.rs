@@ -1,6 +1,6 @@
 //! Transport headers: the ports a tuple is made of, checksums, and how a translation changes them.
 
-use super::checksum::{Delta, fold, pseudo_header, sum};
+use super::checksum::{Delta, fold, is_right, pseudo_header, sum};
 use super::crc32c;
 use super::{Headers, Ip, be16, be32, protocol, put16, view, view_mut};
 use crate::conntrack::tcp::TcpSegment;
@@ -57,27 +57,30 @@ pub fn classify<A: Ip>(frame: &[u8], h: &Headers<A>) -> Transport {
     }
 }
 
-/// Reads the transport header of an unfragmented packet, and verifies the checksum of one that belongs to a
-/// flow: [`classify`] and [`verify`] in one.
+/// Reads the transport header of a packet that [`Ip::parse_plain`] has accepted, and verifies the checksum of one
+/// that belongs to a flow: [`classify`] and [`verify`] in one.
 #[inline(always)]
 pub fn read<A: Ip>(frame: &[u8], h: &Headers<A>) -> (Transport, ChecksumState) {
-    let b = &frame[usize::from(h.l4)..usize::from(h.end)];
-    let (transport, field) = match h.proto {
-        protocol::UDP => (udp(b, true), 6),
-        protocol::TCP => (tcp(b), 16),
-        _ => return read_other(frame, *h),
+    // The addresses, which the checksum covers as well, stand right before the transport header.
+    let both = 2 * A::LEN;
+    let covered = &frame[usize::from(h.l4) - both..usize::from(h.end)];
+    let b = &covered[both..];
+    let transport = match h.proto {
+        protocol::UDP => udp(b, true),
+        protocol::TCP => tcp(b),
+        _ => return read_unusual(frame, *h),
     };
     if !matches!(transport, Transport::Flow(_)) {
         return (transport, ChecksumState::Good);
     }
-    let right = fold(sum(b) + pseudo_header(h.src, h.dst, h.proto, b.len())) == 0xffff;
-    if right || h.proto == protocol::UDP && be16(b, field) == 0 {
+    if is_right(covered, u32::from(h.proto) + b.len() as u32) {
         return (transport, ChecksumState::Good);
     }
     (transport, verify(frame, *h))
 }
 
-fn read_other<A: Ip>(frame: &[u8], h: Headers<A>) -> (Transport, ChecksumState) {
+/// Reads the transport header of an unfragmented packet, and verifies the checksum of one that belongs to a flow.
+pub fn read_unusual<A: Ip>(frame: &[u8], h: Headers<A>) -> (Transport, ChecksumState) {
     let transport = classify(frame, &h);
     let flow = matches!(transport, Transport::Flow(_));
     (transport, if flow { verify(frame, h) } else { ChecksumState::Good })
@@ -272,17 +275,17 @@ pub fn rewrite<A: Ip>(frame: &mut [u8], h: &Headers<A>, sport: u16, dport: u16, 
     let (b, l4) = (&mut frame[..usize::from(h.end)], usize::from(h.l4));
     if h.proto == protocol::UDP {
         let u: &mut [u8; 8] = view_mut(b, l4);
-        let delta = addresses.and(put_ports(u, sport, dport));
+        let ports = put_ports(u, sport, dport);
         // UDP without checksum stays without.
         let old = be16(u, 6);
         if old != 0 {
-            put16(u, 6, never_0(delta.apply(old)));
+            put16(u, 6, never_0(addresses.apply_with(ports, old)));
         }
     } else if h.proto == protocol::TCP
         && let Some(t) = b.get_mut(l4..l4 + 18)
     {
-        let delta = addresses.and(put_ports(t, sport, dport));
-        let c = delta.apply(be16(t, 16));
+        let ports = put_ports(t, sport, dport);
+        let c = addresses.apply_with(ports, be16(t, 16));
         put16(t, 16, c);
     } else {
         rewrite_other(&mut b[l4..], h, sport, dport, addresses);
@@ -294,7 +297,7 @@ pub fn rewrite<A: Ip>(frame: &mut [u8], h: &Headers<A>, sport: u16, dport: u16, 
 fn put_ports(b: &mut [u8], sport: u16, dport: u16) -> Delta {
     let ports: &mut [u8; 4] = view_mut(b, 0);
     let new = u32::from(sport) << 16 | u32::from(dport);
-    let delta = Delta::new(u64::from(u32::from_be_bytes(*ports)), u64::from(new));
+    let delta = Delta::of_half(*ports, new.to_be_bytes());
     *ports = new.to_be_bytes();
     delta
 }

@@ -12,7 +12,7 @@ use crate::conntrack::Entry;
 use crate::conntrack::region::prefetch;
 use crate::io::{Frame, Port};
 use crate::packet::transport::{self, ChecksumState, Transport};
-use crate::packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, V4, V6, be16, checksum, view};
+use crate::packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, V4, V6, checksum, view};
 use crate::policy::InterfaceId;
 
 /// A frame is loaded while as many others before it are parsed. Frames lie a power of two apart and share
@@ -20,6 +20,8 @@ use crate::policy::InterfaceId;
 const AHEAD: usize = 4;
 
 /// Takes the frames that have come in on an interface all the way.
+// Not inlined: the loop needs all registers for itself.
+#[inline(never)]
 pub(super) fn received<P: Port>(w: &mut Core<P>, families: &mut Families, interface: InterfaceId, frames: &[Frame]) {
     let own = own_address(w, interface);
     for f in frames.iter().take(AHEAD) {
@@ -91,9 +93,12 @@ fn parse<P: Port>(
     if u64::from_le_bytes(*view(ethernet, 0)) << 16 != own {
         return refuse(w, f, interface, DropReason::OtherHost);
     }
-    match be16(ethernet, 12) {
-        ETHERTYPE_IPV4 => ip::<P, V4>(w, &mut families.v4, f, interface, handed),
-        ETHERTYPE_IPV6 => ip::<P, V6>(w, &mut families.v6, f, interface, handed),
+    // In the order of the wire.
+    const IPV4: u16 = ETHERTYPE_IPV4.to_be();
+    const IPV6: u16 = ETHERTYPE_IPV6.to_be();
+    match u16::from_ne_bytes(*view(ethernet, 12)) {
+        IPV4 => ip::<P, V4>(w, &mut families.v4, f, interface, handed),
+        IPV6 => ip::<P, V6>(w, &mut families.v6, f, interface, handed),
         _ => refuse(w, f, interface, DropReason::Malformed),
     }
 }
@@ -101,7 +106,10 @@ fn parse<P: Port>(
 #[inline(always)]
 fn ip<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, f: Frame, interface: InterfaceId, handed: Handed) {
     match A::parse_plain(w.pool.bytes(f), ETHERNET) {
-        Some(headers) => join(w, t, f, interface, handed, headers),
+        Some(headers) => {
+            let read = transport::read(w.pool.bytes(f), &headers);
+            join(w, t, f, interface, handed, headers, read);
+        }
         None => unusual(w, t, f, interface, handed),
     }
 }
@@ -112,7 +120,14 @@ fn unusual<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, f: Frame, int
     let refused = match A::parse(w.pool.bytes(f), ETHERNET) {
         // A fragment of a packet that is going to be refused must not wait for the others.
         Ok(headers) => match check_addresses(&headers) {
-            Ok(()) => return join(w, t, f, interface, handed, headers),
+            Ok(()) => {
+                // What the transport header of a fragment says is known when its datagram is complete.
+                let read = match headers.fragment {
+                    Some(_) => (Transport::Invalid, ChecksumState::Good),
+                    None => transport::read_unusual(w.pool.bytes(f), headers),
+                };
+                return join(w, t, f, interface, handed, headers, read);
+            }
             refused => refused,
         },
         Err(DropReason::IpOption) => options::refuse::<P, A>(w, f, interface),
@@ -143,13 +158,8 @@ fn join<P: Port, A: Member>(
     interface: InterfaceId,
     handed: Handed,
     headers: Headers<A>,
+    (transport, checksum): (Transport, ChecksumState),
 ) {
-    let (transport, checksum) = if headers.fragment.is_none() {
-        transport::read(w.pool.bytes(f), &headers)
-    } else {
-        // What its transport header says is known when its datagram is complete.
-        (Transport::Invalid, ChecksumState::Good)
-    };
     let mut hash = 0;
     if let Transport::Flow(ports) = transport {
         hash = headers.key(ports).hash(&w.keys);

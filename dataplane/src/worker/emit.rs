@@ -2,34 +2,37 @@
 
 use super::core::Core;
 use super::family::{Family, Member, Packet};
-use super::neighbour::Waiting;
+use super::neighbour::{Neighbour, Waiting};
 use super::reason::DropReason;
 use crate::io::{Frame, Port};
 use crate::packet::{ETHERNET, be16, checksum, put16, view, view_mut};
 use crate::route::Mac;
 
-/// Sends a packet, translated already, to next hop `hop`.
+/// Sends a packet, translated already and its TTL decremented, to next hop `hop`.
 #[inline(always)]
 pub(super) fn send<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, hop: u16) {
     let n = t.neighbours.get_mut(hop);
-    if p.headers.length() > usize::from(n.limit) {
+    if p.longest > n.limit {
         return send_later(w, t, p, hop);
     }
+    send_now(w, n, p);
+}
+
+/// The same where the packet is known to fit and the next hop to be ready.
+#[inline(always)]
+pub(super) fn send_now<P: Port, A: Member>(w: &mut Core<P>, n: &mut Neighbour<A>, p: &Packet<A>) {
     let frame = Frame { len: p.headers.end, ..p.frame };
-    let b = w.pool.bytes_mut(frame);
-    A::decrement_ttl(b, ETHERNET);
-    *view_mut(b, 0) = n.link;
+    *view_mut(w.pool.bytes_mut(frame), 0) = n.link;
     n.used(w);
     w.transmit(n.interface, frame);
 }
 
 /// What cannot leave as it is: too long, or to a next hop whose address is not known.
 #[cold]
-fn send_later<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, hop: u16) {
+pub(super) fn send_later<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, hop: u16) {
     let n = t.neighbours.get(hop);
     let frame = Frame { len: p.headers.end, ..p.frame };
     let b = w.pool.bytes_mut(frame);
-    A::decrement_ttl(b, ETHERNET);
     let sender = Mac(*view(b, 6));
     *view_mut(b, 0) = n.link;
     if p.headers.length() > usize::from(n.mtu) {

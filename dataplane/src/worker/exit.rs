@@ -92,17 +92,20 @@ pub(super) fn pick<A: Ip>(hops: &[NextHop<A>], src: A, dst: A) -> &NextHop<A> {
     &hops[0]
 }
 
-/// What can keep a packet from leaving by its next hop: interface, TTL, MTU, a neighbour that is silent.
+/// What can keep a packet from leaving by its next hop: interface, TTL, MTU, a neighbour that is silent. Tells
+/// whether it can leave as it is and at once.
 #[inline(always)]
 pub(super) fn check_exit<P: Port, A: Member>(
     w: &mut Core<P>,
     n: &Neighbour<A>,
     p: &Packet<A>,
-) -> Result<(), DropReason> {
-    if p.longest <= n.limit && p.headers.ttl > 1 {
-        return Ok(());
+) -> Result<bool, DropReason> {
+    let now = p.longest <= n.limit;
+    if now && p.headers.ttl > 1 {
+        return Ok(true);
     }
-    obstacle(w, n, p)
+    obstacle(w, n, p)?;
+    Ok(now)
 }
 
 /// What keeps a packet from leaving, if it really is kept.

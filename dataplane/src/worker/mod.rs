@@ -11,6 +11,7 @@ mod emit;
 mod error;
 pub mod events;
 mod exit;
+pub mod expiry;
 mod explain;
 mod family;
 mod first;

@@ -29,7 +29,7 @@ use super::related::related;
 use super::stateless::invalid;
 use super::track::{self, Stray};
 use crate::conntrack::{Connection, Direction, Key, Live, Status, Tuple};
-use crate::io::Port;
+use crate::io::{Frame, Port};
 use crate::packet::transport::{self, Transport};
 use crate::packet::{ETHERNET, Headers, Ip, mss, protocol};
 
@@ -62,12 +62,26 @@ impl From<Decision> for Fate {
 /// Takes one packet all the way.
 #[inline(always)]
 pub(super) fn forward<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>) {
-    let fate = decide(w, t, p);
-    carry_out(w, t, p, fate);
+    let fate = match p.transport {
+        Transport::Flow(ports) => {
+            let key = p.headers.key(ports);
+            let (slot, d) = (p.candidate.slot(), p.candidate.direction());
+            match t.slab.hit(slot, d, &key, w.now) {
+                Some(c) => match known(w, &mut t.neighbours, &mut t.extensions, p, c, d) {
+                    Ok(Leave { n, now: true, .. }) => return emit::send_now(w, n, p),
+                    Ok(Leave { hop, .. }) => return emit::send_later(w, t, p, hop),
+                    Err(why) => unfit(w, t, p, key, (slot, d), why),
+                },
+                None => missed(w, t, p, key),
+            }
+        }
+        Transport::IcmpError | Transport::Invalid => no_flow(w, t, p),
+    };
+    carry_out(w, t, p, fate.into());
 }
 
 /// Does with a packet what was decided.
-#[inline(always)]
+#[inline]
 pub(super) fn carry_out<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, fate: Fate) {
     match fate {
         Fate::Send(hop) => emit::send(w, t, p, hop),
@@ -87,21 +101,13 @@ pub(super) fn handoff<A>(p: &Packet<A>) -> HandoffReason {
     }
 }
 
-#[inline(always)]
+/// Decides what becomes of a packet for which no connection has been looked for.
 pub(super) fn decide<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>) -> Fate {
-    let Transport::Flow(ports) = p.transport else {
-        return no_flow(w, t, p).into();
-    };
-    let key = p.headers.key(ports);
-    let (slot, d) = (p.candidate.slot(), p.candidate.direction());
-    let outcome = match t.slab.hit(slot, d, &key, w.now) {
-        Some(c) => known(w, &mut t.neighbours, &mut t.extensions, p, c, d),
-        None => return missed(w, t, p, key).into(),
-    };
-    match outcome {
-        Ok(hop) => Fate::Send(hop),
-        Err(why) => unfit(w, t, p, key, (slot, d), why).into(),
+    match p.transport {
+        Transport::Flow(ports) => missed(w, t, p, p.headers.key(ports)),
+        Transport::IcmpError | Transport::Invalid => no_flow(w, t, p),
     }
+    .into()
 }
 
 /// What is not a flow's: a fragment of a datagram, an ICMP error about a packet, or a packet that is INVALID.
@@ -122,9 +128,17 @@ fn missed<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet
         return first(w, t, p, key);
     };
     match known(w, &mut t.neighbours, &mut t.extensions, p, t.slab.open(slot), d) {
-        Ok(hop) => Ok(Fate::Send(hop)),
+        Ok(Leave { hop, .. }) => Ok(Fate::Send(hop)),
         Err(why) => unfit(w, t, p, key, (slot, d), why),
     }
+}
+
+/// How a packet of a known connection leaves.
+struct Leave<'a, A> {
+    hop: u16,
+    n: &'a mut Neighbour<A>,
+    /// As it is and at once.
+    now: bool,
 }
 
 /// Why a packet does not simply pass although its connection is known.
@@ -175,16 +189,16 @@ fn unfit<P: Port, A: Member>(
     }
 }
 
-/// A packet of a known connection: nothing is decided anew unless routes have changed. Returns the next hop.
+/// A packet of a known connection: nothing is decided anew unless routes have changed.
 #[inline(always)]
-fn known<P: Port, A: Member>(
+fn known<'a, P: Port, A: Member>(
     w: &mut Core<P>,
-    neighbours: &mut Neighbours<A>,
+    neighbours: &'a mut Neighbours<A>,
     extensions: &mut Extensions,
     p: &mut Packet<A>,
     mut c: Live<'_, A>,
     d: Direction,
-) -> Result<u16, Misfit> {
+) -> Result<Leave<'a, A>, Misfit> {
     if c.status.intersects(Status::SEQ_ADJUST) {
         announce::restore(w, extensions, p, c.slot(), d)?;
     }
@@ -196,15 +210,15 @@ fn known<P: Port, A: Member>(
         }
         hop = find_hop(w, neighbours, p, c.lend(), d)?;
     }
-    let n = neighbours.get(hop);
-    check_exit(w, n, p)?;
+    let n = neighbours.get_mut(hop);
+    let now = check_exit(w, n, p)?;
     c.packets[d as usize] = c.packets[d as usize].wrapping_add(1);
     c.bytes[d as usize] += u64::from(p.bytes);
     if c.status.intersects(Status::HELPER) {
         announce::read(w, extensions, p, c.lend(), d)?;
     }
     apply(w, n, p, &c, d);
-    Ok(hop)
+    Ok(Leave { hop, n, now })
 }
 
 /// Finds the next hop of a connection's packets in one direction anew, and keeps it.
@@ -226,7 +240,7 @@ fn find_hop<P: Port, A: Member>(
     Ok(hop)
 }
 
-/// What is done to a packet of a connection that is about to leave: translation, MSS.
+/// What is done to a packet of a connection that is about to leave: translation, TTL, MSS.
 #[inline(always)]
 pub(super) fn apply<P: Port, A: Member>(
     w: &mut Core<P>,
@@ -235,9 +249,19 @@ pub(super) fn apply<P: Port, A: Member>(
     c: &Connection<A>,
     d: Direction,
 ) {
-    if c.status.intersects(Status::ANY_NAT) {
-        // As the other direction's packets come in, turned round.
+    // The offset is known to the compiler.
+    let was = Headers { l3: ETHERNET as u16, ..p.headers };
+    let b = w.pool.bytes_mut(Frame { len: p.headers.end, ..p.frame });
+    if !c.status.intersects(Status::ANY_NAT) {
+        A::decrement_ttl(b, ETHERNET);
+    } else if p.headers.proto == A::ICMP {
+        A::decrement_ttl(b, ETHERNET);
         translate(w, p, &opposite(c, d));
+    } else {
+        // As the other direction's packets come in, turned round.
+        let o = c.tuple(d.other());
+        let delta = A::rewrite_and_forward(b, &was, o.dst, o.src);
+        transport::rewrite(b, &was, o.dport, o.sport, delta);
     }
     if p.headers.proto == protocol::TCP && w.snapshot.policy.clamp_mss {
         let ingress = w.snapshot.fib.interfaces.get(usize::from(p.interface)).map_or(u16::MAX, |i| i.mtu);
@@ -264,8 +288,6 @@ fn icmp_ports<A>(t: &Tuple<A>) -> (u16, u16) {
 #[inline(always)]
 pub(super) fn translate<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, to: &Tuple<A>) {
     let b = w.pool.bytes_mut(p.frame);
-    // The offset is known to the compiler.
-    let was = Headers { l3: ETHERNET as u16, ..p.headers };
-    let delta = A::rewrite(b, &was, to.src, to.dst);
+    let delta = A::rewrite(b, &p.headers, to.src, to.dst);
     transport::rewrite(b, &p.headers, to.sport, to.dport, delta);
 }

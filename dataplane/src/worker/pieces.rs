@@ -121,7 +121,7 @@ fn datagram<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Pack
         match fate {
             Fate::Send(hop) => {
                 if i > 0 {
-                    A::rewrite(w.pool.bytes_mut(piece.frame), &piece.headers, src, dst);
+                    A::rewrite_and_forward(w.pool.bytes_mut(piece.frame), &piece.headers, src, dst);
                 }
                 emit::send(w, t, &part, hop);
             }

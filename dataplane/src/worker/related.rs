@@ -73,6 +73,7 @@ pub(super) fn related<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
     if status.intersects(Status::ANY_NAT) {
         rewrite(w, p, &quote, &inside, (src, dst));
     }
+    A::decrement_ttl(w.pool.bytes_mut(p.frame), usize::from(p.headers.l3));
     Ok(Fate::Send(hop))
 }
 

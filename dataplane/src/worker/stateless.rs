@@ -48,5 +48,6 @@ pub(super) fn stateless<P: Port, A: Member>(
     {
         return Err(DropReason::InvalidUntranslated);
     }
+    A::decrement_ttl(w.pool.bytes_mut(p.frame), usize::from(p.headers.l3));
     Ok(Fate::Send(hop))
 }

@@ -5,7 +5,7 @@ use super::events::Before;
 use super::family::{Member, Packet};
 use crate::conntrack::sctp::{SctpOutcome, SctpState};
 use crate::conntrack::tcp::{HostTcpOutcome, TcpOutcome, TcpSegment};
-use crate::conntrack::{Connection, Direction, Live, Private, SctpTrack, Status, TcpTrack, Ticks};
+use crate::conntrack::{Connection, Direction, Live, Private, SctpTrack, Status, TcpTrack, Ticks, Timeouts};
 use crate::io::Port;
 use crate::packet::{Ip, protocol, transport};
 
@@ -54,15 +54,12 @@ fn segment<'a, A: Ip>(frame: &'a [u8], p: &Packet<A>) -> TcpSegment<'a> {
 #[inline(always)]
 pub(super) fn follow<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Direction, p: &Packet<A>) -> Followed {
     let t = w.snapshot.policy.timeouts(c.timeouts);
-    let timeout = if let Private::Udp { stream_from } = &mut c.private {
-        if c.status.contains(Status::SEEN_REPLY) && stream_from.reached(w.now) {
-            c.status.insert(Status::ASSURED);
-            t.udp_stream
-        } else {
-            t.udp
+    let timeout = match &mut c.private {
+        Private::Udp { stream_from } => {
+            let stream = *stream_from;
+            return (Ok(()), datagram(w, c, d, stream, t));
         }
-    } else if let Private::Tcp(track) = &mut c.private {
-        {
+        Private::Tcp(track) => {
             let segment = segment(w.pool.bytes(p.frame), p);
             match track.track(d, &segment, &w.snapshot.policy.tcp, t, c.status) {
                 TcpOutcome::Accept { timeout, assured, kill: false } => {
@@ -74,11 +71,22 @@ pub(super) fn follow<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Dire
                 other => return unusual(w, c, d, other),
             }
         }
-    } else {
-        return follow_other(w, c, d, p);
+        _ => return follow_other(w, c, d, p),
     };
     seen(c, d);
     (Ok(()), w.now.after_timeout(timeout))
+}
+
+/// [`follow`] for UDP: with what comes both ways for some time, it is a stream.
+#[inline(always)]
+fn datagram<P, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Direction, stream_from: Ticks, t: &Timeouts) -> Ticks {
+    let mut timeout = t.udp;
+    if c.status.contains(Status::SEEN_REPLY) && stream_from.reached(w.now) {
+        c.status.insert(Status::ASSURED);
+        timeout = t.udp_stream;
+    }
+    seen(c, d);
+    w.now.after_timeout(timeout)
 }
 
 /// What a TCP segment brings that is not accepted and nothing else.
@@ -174,16 +182,27 @@ pub(super) fn packet<P: Port, A: Member>(
     if !w.listeners.is_empty() {
         return packet_watched(w, c.lend(), p, d);
     }
-    match follow(w, c, d, p) {
-        (Ok(()), deadline) => {
-            c.refresh(deadline);
-            Ok(())
-        }
-        (stray, deadline) => {
-            c.refresh(deadline);
-            stray
-        }
+    if let Private::Udp { stream_from } = c.private {
+        let t = w.snapshot.policy.timeouts(c.timeouts);
+        let deadline = datagram(w, c, d, stream_from, t);
+        c.refresh(deadline);
+        return Ok(());
     }
+    packet_of_others(w, c.lend(), p, d)
+}
+
+/// [`packet`] of protocols other than UDP.
+// Not inlined: the packets of UDP need the registers.
+#[inline(never)]
+fn packet_of_others<P: Port, A: Member>(
+    w: &Core<P>,
+    mut c: Live<'_, A>,
+    p: &Packet<A>,
+    d: Direction,
+) -> Result<(), Stray> {
+    let (followed, deadline) = follow(w, &mut c, d, p);
+    c.refresh(deadline);
+    followed
 }
 
 /// [`packet`] while somebody listens to events.

@@ -116,9 +116,7 @@ impl Gateway {
 
     /// Runs frames through. Returns the CPU time that was the worker's.
     pub(super) fn run(&mut self, requests: Plan, replies: Plan) -> Result<Duration> {
-        let [request, reply] = self.worker.ports() else { unreachable!("there are two ports") };
-        request.start(requests);
-        reply.start(replies);
+        self.start(requests, replies);
         let start = sys::thread_time();
         self.measured();
         let all = sys::thread_time() - start;
@@ -126,6 +124,13 @@ impl Gateway {
         let (sent, due) = (request.sent + reply.sent, requests.frames + replies.frames);
         ensure!(sent == due, "{sent} frames of {due} were forwarded");
         Ok(all.saturating_sub(request.cost(requests.frames) + reply.cost(replies.frames)))
+    }
+
+    /// Has frames come in from the next turn on.
+    pub(super) fn start(&mut self, requests: Plan, replies: Plan) {
+        let [request, reply] = self.worker.ports() else { unreachable!("there are two ports") };
+        request.start(requests);
+        reply.start(replies);
     }
 
     // A function of its own, so that instructions can be counted in it alone.

@@ -73,6 +73,11 @@ impl Generator {
         (self.plan, self.left, self.sent, self.timed, self.spent) = (plan, plan.frames, 0, 0, Duration::ZERO);
     }
 
+    /// Frames made in this run.
+    pub(super) fn taken(&self) -> u64 {
+        self.plan.frames - self.left
+    }
+
     /// Time that making `frames` frames takes, which is not the worker's. It is timed by the wall clock, as
     /// the thread's own clock costs a system call, but without the bursts in which something else ran.
     pub(super) fn cost(&self, frames: u64) -> Duration {

@@ -2,12 +2,15 @@
 
 mod connections;
 mod established;
+mod expiry;
 mod flows;
 mod gateway;
 mod generator;
 mod instructions;
+mod pauses;
 mod rules;
 mod samples;
+mod workers;
 
 use std::path::PathBuf;
 
@@ -41,6 +44,16 @@ fn resident() -> Result<u64> {
     Ok(pages * 4096)
 }
 
+/// The names of some figures, and what measures them.
+type Bench = (&'static [&'static str], fn(&mut Section) -> Result<()>);
+
+const SECTIONS: [Bench; 4] = [
+    (&["udp-snat-cps-1M", "memory-1M"], connections::run),
+    (&["expiry-1M-established-rate", "expiry-1M-duration"], expiry::run),
+    (&["workers-two-of-one", "workers-two-of-one-handed-off"], workers::run),
+    (&["pause-growth-10M", "pause-reload-10M", "pause-expiry-10M"], pauses::run),
+];
+
 /// How the benches run, and what they have found.
 struct Section {
     quick: bool,
@@ -66,6 +79,11 @@ impl Section {
         self.spread(name, values, unit);
     }
 
+    /// A measure that is taken once and should stay below its budget.
+    fn single_below(&mut self, name: &str, value: f64, unit: &'static str, budget: Option<f64>) {
+        println!("{}", self.report.add_below(name, value, unit, budget));
+    }
+
     fn spread(&mut self, name: &str, values: &Samples, unit: &'static str) {
         println!("{}", self.report.add_below(&format!("{name}-spread"), values.spread(), unit, None));
     }
@@ -78,7 +96,7 @@ impl Section {
 pub(crate) fn figures(quick: bool, only: &str) -> Result<Report> {
     let mut s = Section { quick, only: only.into(), report: Report::default() };
     established::run(&mut s)?;
-    for (names, run) in [(["udp-snat-cps-1M", "memory-1M"], connections::run)] {
+    for (names, run) in SECTIONS {
         if names.iter().any(|n| s.wants(n)) {
             run(&mut s)?;
         }

@@ -43,11 +43,12 @@ testbed-test:
 	@cargo build --release --locked --quiet -p sluice
 	@python3 tests/testbed
 
-# Sluice, the kernel and a bare AF_XDP forwarder side by side, in the same namespaces.
+# The worker in memory, its rules, an idle daemon, and Sluice, the kernel and a bare AF_XDP forwarder side by side: one
+# table, and target/bench/results.json. `make bench QUICK=1` for a first impression.
 bench:
 	@tests/prepare test $@
 	cargo build --release --locked -p sluice -p sluice-perf
-	cargo run --release --locked --quiet -p sluice-perf -- veth
+	target/release/sluice-perf bench $(if $(QUICK),--quick)
 
 # What people use instead, side by side on veth: nftables, Open vSwitch, and what AF_XDP and XDP can do at best.
 bench-peers:

@@ -1,6 +1,7 @@
 //! Sluice's benchmarks: the worker in memory, and gateways side by side on veth.
 
 mod arguments;
+mod bench;
 mod connect;
 mod echo;
 mod forward;
@@ -28,6 +29,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// All benches: one table, one file
+    Bench(bench::Arguments),
     /// The worker over ports in memory
     Memory(memory::Arguments),
     /// What `memory` runs inside callgrind
@@ -37,6 +40,8 @@ enum Command {
     Rules(memory::Rules),
     /// Gateways side by side, between two hosts in network namespaces (root)
     Veth(veth::Arguments),
+    /// What a daemon costs that has nothing to do (root)
+    Idle(veth::Idle),
     /// Sends UDP frames of many flows
     Generate(generate::Arguments),
     /// Counts what `generate` sends
@@ -63,11 +68,14 @@ fn main() -> ExitCode {
 
 fn run(a: Arguments) -> anyhow::Result<()> {
     let command = a.command.unwrap_or(Command::Memory(a.memory));
-    if matches!(command, Command::Veth(_) | Command::Generate(_) | Command::Sink(_) | Command::Forward(_)) {
+    use Command::{Bench, Forward, Generate, Idle, Sink, Veth};
+    if matches!(command, Bench(_) | Idle(_) | Veth(_) | Generate(_) | Sink(_) | Forward(_)) {
         // They leave things in the kernel that outlive the process.
         sys::stop_on_signals();
     }
     match command {
+        Command::Bench(a) => bench::run(&a),
+        Command::Idle(a) => veth::idle(&a),
         Command::Memory(a) => memory::run(&a),
         Command::Count(a) => memory::count(&a),
         Command::Rules(a) => memory::rules(&a),

@@ -3,21 +3,20 @@
 mod kernel;
 mod openvswitch;
 mod redirect;
-mod sluice;
+pub(super) mod sluice;
 
 use std::fmt;
-use std::fs;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::ValueEnum;
 use tempfile::TempDir;
 
 use self::redirect::Redirect;
 use super::lab::{self, CLIENT_MAC, INSIDE_PORT, Lab, OUTSIDE_PORT, SERVER_MAC};
-use super::process::{Process, command};
+use super::process::{Process, command, run_time};
 use crate::sys;
 
 /// The CPU of every gateway.
@@ -86,13 +85,13 @@ impl Gateway {
     /// # Errors
     /// When it does not start.
     pub(super) fn start(kind: Kind, sluice: &Path, busy: bool) -> Result<Self> {
-        let lab = Lab::new(&kind.to_string())?;
+        let lab = Lab::new(&kind.to_string(), 1)?;
         let files = tempfile::Builder::new().prefix("sluice-perf").tempdir()?;
         if kind != Kind::Kernel {
             lab::set(&lab.gateway(), "ipv4/ip_forward", "0")?;
         }
         let work = match kind {
-            Kind::Sluice => Work::Process(sluice::start(&lab, sluice, files.path(), busy)?),
+            Kind::Sluice => Work::Process(sluice::start(&lab, sluice, files.path(), Some(GATEWAY_CPU), busy)?),
             Kind::Kernel => Work::KernelThreads(kernel::start(&lab)?),
             Kind::Openvswitch => {
                 let (switch, database) = openvswitch::start(&lab, files.path())?;
@@ -129,10 +128,7 @@ impl Gateway {
     /// When it has ended.
     pub(super) fn cpu_ns(&self) -> Result<u64> {
         match &self.work {
-            Work::Process(p) | Work::Switch(p, _) => {
-                let threads = fs::read_dir(format!("/proc/{}/task", p.id())).context("the gateway has ended")?;
-                threads.map(|t| run_time(&t?.path())).sum()
-            }
+            Work::Process(p) | Work::Switch(p, _) => p.cpu_ns(),
             Work::KernelThreads(threads) | Work::Redirect(threads, _) => {
                 threads.iter().map(|t| run_time(Path::new(&format!("/proc/{t}")))).sum()
             }
@@ -149,12 +145,6 @@ impl Drop for Awake {
             sys::signal(pid, libc::SIGSTOP);
         }
     }
-}
-
-/// proc_pid_schedstat: the first number is the time on the CPU, in nanoseconds.
-fn run_time(thread: &Path) -> Result<u64> {
-    let text = fs::read_to_string(thread.join("schedstat")).context("the gateway has ended")?;
-    text.split_whitespace().next().and_then(|n| n.parse().ok()).context("/proc has no schedstat figures")
 }
 
 fn start_forwarder(lab: &Lab, busy: bool) -> Result<Process> {

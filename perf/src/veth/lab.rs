@@ -45,19 +45,19 @@ pub(super) struct Lab {
 }
 
 impl Lab {
-    /// Makes the namespaces and the two links, one queue each, without checksum and segmentation offload at
+    /// Makes the namespaces and the two links, with so many queues each, without checksum and segmentation offload at
     /// the hosts: through AF_XDP and XDP redirects frames go as they are, and nobody would complete them.
     ///
     /// # Errors
     /// When one of the tools fails.
-    pub(super) fn new(name: &str) -> Result<Self> {
+    pub(super) fn new(name: &str, queues: usize) -> Result<Self> {
         let lab = Lab { prefix: format!("{STEM}{}-{name}", std::process::id()) };
         for ns in lab.all() {
             run(Command::new("ip").args(["netns", "add", &ns]))?;
         }
         let (client, gateway, server) = (lab.client(), lab.gateway(), lab.server());
-        cable((&client, CLIENT_PORT, CLIENT_MAC), (&gateway, INSIDE_PORT, INSIDE_MAC))?;
-        cable((&server, SERVER_PORT, SERVER_MAC), (&gateway, OUTSIDE_PORT, OUTSIDE_MAC))?;
+        cable((&client, CLIENT_PORT, CLIENT_MAC), (&gateway, INSIDE_PORT, INSIDE_MAC), queues)?;
+        cable((&server, SERVER_PORT, SERVER_MAC), (&gateway, OUTSIDE_PORT, OUTSIDE_MAC), queues)?;
         let ports = [
             (&client, CLIENT_PORT, CLIENT, 16),
             (&gateway, INSIDE_PORT, INSIDE, 16),
@@ -165,8 +165,9 @@ pub(super) fn remove_stale() -> Result<()> {
 
 type End<'a> = (&'a str, &'a str, Mac);
 
-fn cable(a: End<'_>, b: End<'_>) -> Result<()> {
-    let end = |(ns, name, mac): End<'_>| format!("{name} netns {ns} address {mac} numtxqueues 1 numrxqueues 1");
+fn cable(a: End<'_>, b: End<'_>, queues: usize) -> Result<()> {
+    let end =
+        |(ns, name, mac): End<'_>| format!("{name} netns {ns} address {mac} numtxqueues {queues} numrxqueues {queues}");
     let line = format!("link add {} type veth peer {}", end(a), end(b));
     run(Command::new("ip").args(line.split(' ')))
 }

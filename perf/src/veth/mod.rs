@@ -7,6 +7,7 @@
 //! work in NAPI threads on CPU 1.
 
 mod gateway;
+mod idle;
 mod kernel_table;
 mod lab;
 mod measure;
@@ -23,6 +24,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use self::gateway::{Gateway, Kind};
+pub(crate) use self::idle::{Arguments as Idle, run as idle};
 use self::kernel_table::KernelTable;
 use self::measure::{Delivered, Quietly, Subject};
 use self::samples::{Samples, Test};

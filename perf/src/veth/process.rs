@@ -34,6 +34,15 @@ impl Process {
         Ok(self.0.try_wait()?.is_some())
     }
 
+    /// CPU time that its threads have used, in nanoseconds.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub(super) fn cpu_ns(&self) -> Result<u64> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.0.id())).context("it has ended")?;
+        threads.map(|t| run_time(&t?.path())).sum()
+    }
+
     /// Starts it; it has nothing to read.
     ///
     /// # Errors
@@ -94,10 +103,26 @@ impl Drop for Process {
     }
 }
 
+/// The command that runs a program in a namespace, on any CPU.
+pub(super) fn anywhere(namespace: &str, program: &Path, arguments: &[&str]) -> Command {
+    let mut c = Command::new("nsenter");
+    c.arg(enter(namespace)).arg(program).args(arguments);
+    c
+}
+
 /// The command that runs a program on a CPU, in a namespace. Both helpers replace themselves with it: its
 /// process number is the child's.
 pub(super) fn command(namespace: &str, cpu: usize, program: &Path, arguments: &[&str]) -> Command {
     let mut c = Command::new("nsenter");
     c.args([&enter(namespace), "taskset", "-c", &cpu.to_string()]).arg(program).args(arguments);
     c
+}
+
+/// CPU time that a thread has used, in nanoseconds: proc_pid_schedstat, the first number.
+///
+/// # Errors
+/// When it has ended.
+pub(super) fn run_time(thread: &Path) -> Result<u64> {
+    let text = fs::read_to_string(thread.join("schedstat")).context("the gateway has ended")?;
+    text.split_whitespace().next().and_then(|n| n.parse().ok()).context("/proc has no schedstat figures")
 }

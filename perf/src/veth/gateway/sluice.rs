@@ -8,22 +8,32 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::GATEWAY_CPU;
 use crate::sys;
+use crate::veth::idle::IDLE_WORKERS;
 use crate::veth::lab::{INSIDE_PORT, Lab, OUTSIDE_PORT};
-use crate::veth::process::{Process, START, command};
+use crate::veth::process::{Process, START, anywhere, command};
 
-/// Starts `sluice run` with one worker, and waits until packets flow.
+/// Starts `sluice run` with one worker on a CPU, or with one for each queue where none is named, and waits until
+/// packets flow.
 ///
 /// # Errors
 /// With the daemon's log when it does not get there.
-pub(super) fn start(lab: &Lab, binary: &Path, files: &Path, busy: bool) -> Result<Process> {
+pub(in crate::veth) fn start(
+    lab: &Lab,
+    binary: &Path,
+    files: &Path,
+    cpu: Option<usize>,
+    busy: bool,
+) -> Result<Process> {
     let path = |name: &str| -> PathBuf { files.join(name) };
     let (config, socket, log) = (path("sluice.yaml"), path("control.sock"), path("sluice.log"));
-    fs::write(&config, policy(&socket, busy))?;
+    fs::write(&config, policy(&socket, cpu, busy))?;
     let arguments = ["run", "--config", &config.to_string_lossy()];
     let out = File::create(&log)?;
-    let mut daemon = command(&lab.gateway(), GATEWAY_CPU, binary, &arguments);
+    let mut daemon = match cpu {
+        Some(cpu) => command(&lab.gateway(), cpu, binary, &arguments),
+        None => anywhere(&lab.gateway(), binary, &arguments),
+    };
     let mut p = Process::start(daemon.stdout(out.try_clone()?).stderr(out))?;
     let deadline = Instant::now() + START;
     let ended = |why: &str| {
@@ -50,14 +60,15 @@ pub(super) fn start(lab: &Lab, binary: &Path, files: &Path, busy: bool) -> Resul
     }
 }
 
-fn policy(socket: &Path, busy: bool) -> String {
+fn policy(socket: &Path, cpu: Option<usize>, busy: bool) -> String {
     let poll = if busy { "busy" } else { "adaptive" };
+    let workers = cpu.map_or(format!("count: {IDLE_WORKERS}"), |cpu| format!("count: 1, cpus: [{cpu}]"));
     format!(
         "version: 1
 interfaces:
   lan: {{ device: {INSIDE_PORT}, zone: inside }}
   wan: {{ device: {OUTSIDE_PORT}, zone: outside }}
-workers: {{ count: 1, cpus: [{GATEWAY_CPU}], poll: {poll} }}
+workers: {{ {workers}, poll: {poll} }}
 nat:
   source:
     - {{ name: internet, from: inside, to: outside, match: {{ source: 10.81.0.0/16 }}, translate: masquerade }}

@@ -16,6 +16,7 @@ mod document;
 pub mod duration;
 mod files;
 mod forward;
+mod host;
 mod icmp;
 mod lists;
 mod mark;
@@ -42,6 +43,7 @@ pub use address::{AddressError, AddressRange};
 pub use dataplane::policy::Policy;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use difference::{Change, Difference, Entries, Rules, Setting};
+pub use host::Host;
 pub use icmp::message as icmp_named;
 pub use protocol::{name as protocol_name, named as protocol_named};
 pub use running::{Fixed, fixed};
@@ -96,7 +98,15 @@ pub struct Running<'a> {
 /// # Errors
 /// All faults that were found, errors and warnings.
 pub fn parse(name: &str, text: &str) -> Result<Checked, Diagnostics> {
-    read(name, text, files::from_disk, Beside::Nothing)
+    read(name, text, files::from_disk, Beside::Nothing, Host::unknown())
+}
+
+/// [`parse`] of a policy for a machine.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_for(name: &str, text: &str, host: Host) -> Result<Checked, Diagnostics> {
+    read(name, text, files::from_disk, Beside::Nothing, host)
 }
 
 /// Reads, checks and compiles a policy that is to replace the one in force. Its interfaces are in the order
@@ -105,11 +115,11 @@ pub fn parse(name: &str, text: &str) -> Result<Checked, Diagnostics> {
 /// # Errors
 /// As [`parse`]; also when it changes what only a restart can change.
 pub fn parse_to_replace(name: &str, text: &str, running: &Running<'_>) -> Result<Checked, Diagnostics> {
-    read(name, text, files::from_disk, Beside::Replacing(running))
+    read(name, text, files::from_disk, Beside::Replacing(running), Host::unknown())
 }
 
-fn read(name: &str, text: &str, load: files::Load, beside: Beside<'_>) -> Result<Checked, Diagnostics> {
-    let mut report = Report::new(name, text, load);
+fn read(name: &str, text: &str, load: files::Load, beside: Beside<'_>, host: Host) -> Result<Checked, Diagnostics> {
+    let mut report = Report::new(name, text, load, host);
     let root = yaml::read(&mut report);
     let config = root.as_ref().and_then(|root| document::compile(&mut report, root, beside));
     let listed = report.files();
@@ -119,13 +129,13 @@ fn read(name: &str, text: &str, load: files::Load, beside: Beside<'_>) -> Result
     Ok(Checked { config, warnings, written })
 }
 
-/// Reads, checks and compiles the policy in a file.
+/// Reads, checks and compiles the policy in a file, for this machine.
 ///
 /// # Errors
 /// As [`parse`]; also when the file cannot be read or is not UTF-8.
 pub fn load(path: &Path) -> Result<Checked, Diagnostics> {
     let (name, text) = read_file(path)?;
-    parse(&name, &text)
+    parse_for(&name, &text, Host::here())
 }
 
 /// [`parse_to_replace`] of a file.
@@ -134,7 +144,7 @@ pub fn load(path: &Path) -> Result<Checked, Diagnostics> {
 /// As [`load`] and [`parse_to_replace`].
 pub fn load_to_replace(path: &Path, running: &Running<'_>) -> Result<Checked, Diagnostics> {
     let (name, text) = read_file(path)?;
-    parse_to_replace(&name, &text, running)
+    read(&name, &text, files::from_disk, Beside::Replacing(running), Host::here())
 }
 
 /// [`load`] of a file that is to be compared with the policy in force: its interfaces are in the order of that
@@ -144,7 +154,7 @@ pub fn load_to_replace(path: &Path, running: &Running<'_>) -> Result<Checked, Di
 /// As [`load`].
 pub fn load_beside(path: &Path, running: &Running<'_>) -> Result<Checked, Diagnostics> {
     let (name, text) = read_file(path)?;
-    read(&name, &text, files::from_disk, Beside::Comparing(running))
+    read(&name, &text, files::from_disk, Beside::Comparing(running), Host::here())
 }
 
 /// What a policy is read for.
@@ -188,7 +198,7 @@ fn unreadable(file: &str, message: String) -> Diagnostics {
 /// When one of these does not hold.
 pub fn fuzz(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let found = match read("fuzz", text, files::none, Beside::Nothing) {
+    let found = match read("fuzz", text, files::none, Beside::Nothing, Host::unknown()) {
         Ok(checked) => {
             assert!(checked.warnings.iter().all(|d| d.severity == Severity::Warning));
             checked.warnings

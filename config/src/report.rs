@@ -8,6 +8,7 @@ use dataplane::policy::Place;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::files::Load;
+use crate::host::Host;
 use crate::suggest::nearest;
 
 /// Errors kept, and warnings; the rest is only counted.
@@ -78,6 +79,7 @@ pub(crate) struct Report<'t> {
     text: &'t str,
     sources: Vec<Source<'t>>,
     load: Load,
+    host: Host,
     /// With the number of the text each is in.
     diagnostics: Vec<(u16, Diagnostic)>,
     omitted: usize,
@@ -86,9 +88,14 @@ pub(crate) struct Report<'t> {
 }
 
 impl<'t> Report<'t> {
-    pub(crate) fn new(file: &str, text: &'t str, load: Load) -> Self {
+    pub(crate) fn new(file: &str, text: &'t str, load: Load, host: Host) -> Self {
         let policy = Source { name: file.into(), text: Text::Policy(text), lines: OnceCell::new() };
-        Report { text, sources: vec![policy], load, diagnostics: Vec::new(), omitted: 0, errors: 0, warnings: 0 }
+        Report { text, sources: vec![policy], load, host, diagnostics: Vec::new(), omitted: 0, errors: 0, warnings: 0 }
+    }
+
+    /// The machine that the policy is for.
+    pub(crate) fn host(&self) -> Host {
+        self.host
     }
 
     /// The text of the policy.

@@ -289,3 +289,33 @@ policy: { default: accept }
     );
     assert_eq!(w, ["8:15 `late` never matches"]);
 }
+
+#[test]
+fn ports_of_the_host() {
+    let host = config::Host { ports: Some((32768, 60999)), owns: |a| a.to_string() == "198.51.100.1" };
+    for (translate, expected) in [
+        ("masquerade", ""),
+        ("{ masquerade: true }", ""),
+        ("{ masquerade: true, ports: 1024-32767 }", ""),
+        ("{ masquerade: true, ports: 61000-65535 }", ""),
+        ("{ masquerade: true, ports: 1024-65535 }", "1024-65535"),
+        ("{ masquerade: true, ports: 60999-61999 }", "60999-61999"),
+        ("{ pool: 198.51.100.1, ports: 40000-50000 }", "40000-50000"),
+        ("{ pool: 198.51.100.1 }", ""),
+        ("{ pool: [203.0.113.1, 198.51.100.1], ports: 1-32768 }", "1-32768"),
+        ("{ pool: 203.0.113.1, ports: 1024-65535 }", ""),
+    ] {
+        let text = format!(
+            "{HEAD}nat:
+  source: [{{ name: x, from: inside, to: outside, translate: {translate} }}]
+policy: {{ default: accept }}
+"
+        );
+        let found = config::parse_for("p.yaml", &text, host).unwrap_or_else(|d| panic!("{d}")).warnings;
+        let found: Vec<&str> = found.iter().map(|w| w.message.as_str()).collect();
+        let message = format!("`ports` {expected} overlap those of the gateway's own connections, 32768-60999");
+        let expected: &[&str] = if expected.is_empty() { &[] } else { &[&message] };
+        assert_eq!(found, expected, "{translate}");
+        assert!(parse("p.yaml", &text).expect("valid").warnings.is_empty(), "of an unknown machine nothing is said");
+    }
+}

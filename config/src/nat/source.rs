@@ -73,6 +73,8 @@ const TRANSLATE: Keys = Keys {
         ("netmap", "prefixes that correspond are `prefix: { from: ..., to: ... }`"),
     ],
 };
+/// Ranges of a pool that are looked for among the host's own addresses.
+const MAX_ASKED: usize = 64;
 /// What the mappings are called (RFC 4787 section 4.1), and whether they depend on the remote endpoint.
 const MAPPINGS: [(&str, bool); 2] = [("endpoint-dependent", true), ("endpoint-independent", false)];
 /// What the filterings are called (RFC 4787 section 5).
@@ -140,6 +142,10 @@ fn map<'t>(report: &mut Report<'t>, node: &Node<'t>, matcher: &mut Match) -> Opt
         "pool" => {
             let choice = port_choice(report, &fields);
             let addresses = pool(report, node)?;
+            let owns = report.host().owns;
+            if addresses.iter().take(MAX_ASKED).any(|(first, _)| owns(*first)) {
+                ports_of_host(report, &fields, &choice);
+            }
             confine(report, matcher, Family::of(addresses[0].0), node.at, "the pool");
             Some(SourceTranslation::Pool { addresses, choice })
         }
@@ -148,6 +154,7 @@ fn map<'t>(report: &mut Report<'t>, node: &Node<'t>, matcher: &mut Match) -> Opt
             refuse_keys(report, &fields, &["persistent"], "with `masquerade`", help);
             let choice = port_choice(report, &fields);
             masquerade(report, node)?;
+            ports_of_host(report, &fields, &choice);
             Some(SourceTranslation::Masquerade(choice))
         }
         _ => {
@@ -191,6 +198,22 @@ fn port_choice<'t>(report: &mut Report<'t>, fields: &Fields<'_, 't>) -> PortChoi
         independent,
         hold: hold(report, fields, independent),
     }
+}
+
+/// Warns of ports on an address of the host's own that the kernel gives the host's own connections as well.
+/// Where the policy names no ports, they are not chosen.
+fn ports_of_host(report: &mut Report<'_>, fields: &Fields<'_, '_>, choice: &PortChoice) {
+    let (Some((first, last)), Some((a, b)), Some(node)) = (choice.ports, report.host().ports, fields.get("ports"))
+    else {
+        return;
+    };
+    if first > b || a > last {
+        return;
+    }
+    let message = format!("`ports` {first}-{last} overlap those of the gateway's own connections, {a}-{b}");
+    let help = "answers to one could be taken for the other's: choose ports beside these, or change the sysctl \
+                net.ipv4.ip_local_port_range";
+    report.warning(node.at, message, help);
 }
 
 /// For how long a port is kept; 0 when it is not.

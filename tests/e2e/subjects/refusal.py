@@ -1,6 +1,7 @@
 """Wrong inputs: one clear message, an exit status that is not 0, nothing left attached."""
 
 import contextlib
+import json
 import os
 import re
 import socket
@@ -11,6 +12,18 @@ from lab.programs import ping
 from runner import test
 
 UNPRIVILEGED = ('setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', '--inh-caps=-all')
+
+
+WRONG = """version: 1
+interfaces: { lan: { devic: eth1, zone: inside } }
+nat:
+  source:
+    - { name: a, from: inside, translate: { pool: [] } }
+workers: { count: 0 }
+policy:
+  rules:
+    - { name: b, match: { source: office, state: new }, action: pass }
+"""
 
 
 def edit(**changes):
@@ -93,6 +106,70 @@ def good_file(lab):
     """`sluice check` says nothing against a good file."""
     lab.gateway.write(base())
     assert lab.gw.run(binary(), 'check', lab.gateway.config).returncode == 0
+
+
+@test(kernel=False, start=False)
+def warnings(lab):
+    """`sluice check` warns of what is hardly meant, and accepts it; `run` writes the same to its log."""
+    policy = edit(
+        nat__source=[{'name': 'internet', 'from': 'inside', 'to': 'outside',
+                      'translate': {'masquerade': True, 'ports': '30000-40000'}}],
+        nat__destination=[{'name': 'web', 'from': 'outside', 'match': {'protocol': 'tcp', 'port': 8080},
+                           'translate': {'to': CLIENT, 'port': 80}}],
+        policy__rules=[{'name': 'lan-out', 'match': {'from': 'inside', 'to': 'outside'}, 'action': 'accept'},
+                       {'name': 'late', 'match': {'from': 'inside', 'to': 'outside', 'source': CLIENT}, 'action': 'drop'}])
+    expected = ['no rule accepts what `web` translates', '`late` never matches',
+                '`ports` 30000-40000 overlap those of the gateway\'s own connections, 32768-60999']
+    lab.gateway.write(policy)
+    r = lab.gw.run(binary(), 'check', lab.gateway.config)
+    assert r.stderr.count('warning: ') == 3 and all(w in r.stderr for w in expected), r.stderr
+    found = json.loads(lab.gw.run(binary(), 'check', '--json', lab.gateway.config).stdout)
+    assert [d['severity'] for d in found['diagnostics']] == ['warning'] * 3 and found['omitted'] == 0, found
+    assert all(any(w in d['message'] for d in found['diagnostics']) for w in expected), found
+    # A pool has ports of its own, unless its address is the gateway's.
+    for address, own in ((REMOTE, False), (WAN, True)):
+        policy['nat']['source'][0]['translate'] = {'pool': [address], 'ports': '30000-40000'}
+        lab.gateway.write(policy)
+        r = lab.gw.run(binary(), 'check', lab.gateway.config)
+        assert (expected[2] in r.stderr) == own, (address, r.stderr)
+    # Other ports of the kernel's, and none of it overlaps.
+    lab.gw.run('sysctl', '-qw', 'net.ipv4.ip_local_port_range=50000 60999')
+    r = lab.gw.run(binary(), 'check', lab.gateway.config)
+    assert 'overlap' not in r.stderr, r.stderr
+    lab.gateway.start(policy)
+    log = lab.gateway.log_text()
+    assert expected[0] in log and expected[1] in log, log
+
+
+@test(kernel=False, start=False)
+def every_fault_at_once(lab):
+    """All faults of a file are told in one go, with their places, as text and as JSON."""
+    path = lab.path('wrong.yaml')
+    with open(path, 'w') as f:
+        f.write(WRONG)
+    places = [(2, 22), (5, 51), (6, 19), (9, 35), (9, 65)]
+    r = lab.gw.run(binary(), 'check', path, check=False)
+    told = re.findall(r'--> .*wrong.yaml:(\d+):(\d+)$', r.stderr, re.M)
+    assert r.returncode == 1 and [(int(a), int(b)) for a, b in told] == places, r.stderr
+    r = lab.gw.run(binary(), 'check', '--json', path, check=False)
+    found = json.loads(r.stdout)['diagnostics']
+    assert r.returncode == 1 and [(d['line'], d['column']) for d in found] == places, r.stdout
+    assert all(d['severity'] == 'error' and d['message'] and d['source_line'] for d in found), r.stdout
+    assert found[0]['help'] == 'did you mean `device`?', r.stdout
+
+
+@test(kernel=False, start=False)
+def yaml_bombs(lab):
+    """A file that would be more than memory holds is refused, and soon."""
+    lines = ['version: 1', 'a0: &a0 [x, x, x, x, x, x, x, x, x, x]']
+    lines += ['a%d: &a%d [%s]' % (i, i, ', '.join(['*a%d' % (i - 1)] * 10)) for i in range(1, 20)]
+    for name, text in (('aliases', '\n'.join(lines)), ('depth', 'version: ' + '[' * 100000), ('nulls', '\0' * 100000)):
+        path = lab.path(name + '.yaml')
+        with open(path, 'w') as f:
+            f.write(text)
+        r = lab.gw.run('sh', '-c', 'ulimit -v 2000000; exec %s check %s' % (binary(), path), check=False)
+        assert r.returncode == 1 and 'not valid YAML' in r.stderr, (name, r.returncode, r.stderr[:500])
+        assert len(r.stderr) < 2000, (name, r.stderr)
 
 
 @test(kernel=False, start=False)

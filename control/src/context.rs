@@ -44,6 +44,8 @@ pub(crate) struct Context {
     pub(crate) metrics: Option<SocketAddr>,
     /// When the daemon started.
     pub(crate) started: SystemTime,
+    /// The same by a clock that nobody sets.
+    pub(crate) running_since: Instant,
     /// Set once the workers run.
     pub(crate) running: AtomicBool,
 }

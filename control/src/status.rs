@@ -247,7 +247,7 @@ pub(crate) fn gather(ctx: &Context) -> Status {
         reason,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        uptime_seconds: ctx.started.elapsed().map_or(0, |d| d.as_secs()),
+        uptime_seconds: ctx.running_since.elapsed().as_secs(),
         policy: describe(policy, &ctx.policies.report()),
         metrics: ctx.metrics,
         interfaces: (0..policy.interfaces.len()).map(|i| interface(ctx, &all, i)).collect(),

@@ -7,13 +7,10 @@ image of a real gateway does not have, like ping, runs in the gateway's network 
 import http.client
 import json
 import os
-import re
 import shutil
-import subprocess
 import tempfile
 import time
 
-from . import policy as P
 from .engine import DOCKER
 from .gateway import Sluice
 from .namespace import Namespace, end, run
@@ -30,6 +27,11 @@ class Container(Namespace):
         self.testbed, self.short = testbed, service
         self._outer, self._children = [], []
         self._pid = None
+
+    @property
+    def environment(self):
+        """Where `docker` finds the engine."""
+        return self.testbed.engine.env
 
     @property
     def id(self):
@@ -62,7 +64,7 @@ class Container(Namespace):
 
     def outside(self, *command, **how):
         """Runs a command of this machine in the container's network namespace."""
-        return run('nsenter', '--net=' + self.file, '--', *command, **how)
+        return run(*self.wire_argv(*command), **how)
 
     def ip(self, *words, check=True):
         """Runs `ip` in the container's network namespace and returns what it printed."""
@@ -87,7 +89,7 @@ class Wire(Container):
 
     def argv(self, *command):
         """The command line that runs `command` in the network namespace."""
-        return ['nsenter', '--net=' + self.file, '--'] + [str(c) for c in command]
+        return self.wire_argv(*command)
 
 
 class Gateway(Sluice):
@@ -162,6 +164,8 @@ class Gateway(Sluice):
 class Testbed:
     """docker/compose.yaml, brought up; `with Testbed(engine) as lab:` takes it down in every case."""
 
+    has_engine = True
+
     def __init__(self, engine, say, prebuilt=True):
         self.engine, self.say = engine, say
         self.prefix = 'sluice%d-testbed' % os.getpid()
@@ -219,6 +223,7 @@ class Testbed:
         for node in self.hosts.values():
             node.close()
         self.engine.compose('down', '--volumes', '--timeout', '5', check=False, timeout=120)
+        self.engine.run('image', 'rm', self.prefix + '-gateway', self.prefix + '-host', check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def logs(self):

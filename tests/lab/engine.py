@@ -18,7 +18,8 @@ from .programs import wait_for
 DOCKER = os.path.join(ROOT, 'docker')
 PACKAGES = ['docker.io', 'docker-compose', 'debootstrap', 'slirp4netns']
 MIRROR, RELEASE = 'http://deb.debian.org/debian', 'bookworm'
-# What Debian's Docker has for a resolver: slirp4netns' own.
+CERTIFICATES = '/etc/ssl/certs/ca-certificates.crt'
+# slirp4netns' own.
 RESOLVER = '10.0.2.3'
 
 
@@ -31,6 +32,7 @@ class Engine:
 
     def __init__(self, say):
         self.say, self.folder, self.ns, self.slirp, self.made = say, None, None, None, []
+        self.scratch = tempfile.mkdtemp(prefix='sluice%d-images-' % os.getpid())
         self.env = dict(os.environ, DOCKER_BUILDKIT='1', COMPOSE_DOCKER_CLI_BUILD='1')
         self.docker = next((p for p in ('/usr/bin/docker', shutil.which('docker')) if p and os.path.exists(p)), None)
         self._prefer()
@@ -54,6 +56,7 @@ class Engine:
 
     def close(self):
         """Ends an engine that was started, and removes its data."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
         for image in self.made if self.folder is None else []:
             # A tag of our making must not pass for the real one on somebody's engine.
             self.run('image', 'rm', '--force', image, check=False)
@@ -76,7 +79,15 @@ class Engine:
 
     def compose(self, *words, **how):
         """Runs `docker compose` for the testbed."""
-        return run(*self.compose_words, *(w for f in self.files for w in ('-f', f)), *words, env=self.env, **how)
+        return run(*self.compose_argv(), *words, env=self.env, **how)
+
+    def compose_argv(self):
+        """`docker compose` with the files' names."""
+        return self.compose_words + [w for f in self.files for w in ('-f', f)]
+
+    def at_home(self, *command):
+        """The command line that runs `command` where published ports are at 127.0.0.1."""
+        return self.ns.argv(*command) if self.ns else list(command)
 
     def _start(self):
         missing = [p for p in PACKAGES if not installed(p)]
@@ -150,13 +161,15 @@ class Engine:
         self.made.append(name)
 
     def _root(self):
-        root = os.path.join(self.folder or tempfile.gettempdir(), 'root')
-        if not os.path.exists(os.path.join(root, 'etc/debian_version')):
+        root = os.path.join(self.scratch, 'root')
+        if not os.path.exists(root):
             run('debootstrap', '--variant=minbase', '--include=ca-certificates', RELEASE, root, MIRROR, timeout=600)
             for useless in ('var/cache/apt/archives/*.deb', 'var/lib/apt/lists/*', 'usr/share/doc/*', 'usr/share/man/*',
                             'usr/share/locale/*'):
                 for path in glob.glob(os.path.join(root, useless)):
                     shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+            # What this machine trusts, its images trust.
+            shutil.copy(CERTIFICATES, root + CERTIFICATES)
         return root
 
     def _import(self, name, tar, *changes):

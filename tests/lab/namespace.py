@@ -39,6 +39,9 @@ def run(*argv, check=True, timeout=30, stdin=None, env=None):
 class Namespace:
     """One network namespace. `with namespace:` makes sockets opened inside belong to it."""
 
+    # Of the commands that `argv` makes.
+    environment = None
+
     def __init__(self, prefix, name):
         self.short, self.name = name, prefix + name
         self._outer = []
@@ -73,6 +76,10 @@ class Namespace:
         nsenter and not `ip netns exec`, which would hide the BPF file system behind a fresh /sys.
         """
         return ['nsenter', '--net=' + self.file, '--'] + [str(c) for c in command]
+
+    def wire_argv(self, *command):
+        """The command line that runs `command` of this machine in this network namespace, also when it is a container's."""
+        return Namespace.argv(self, *command)
 
     def run(self, *command, **kw):
         """Runs a command in the namespace; see `run`."""

@@ -37,6 +37,8 @@ class Lab:
         self.prefix = '%s%d-%d-' % (STEM, os.getpid(), Lab.count)
         self.folder = tempfile.mkdtemp(prefix=self.prefix)
         self.queues, self.wan_mtu, self.offload = queues, wan_mtu, offload
+        # What the gateway is started with again; None for what `base` says.
+        self.policy_text = None
         # Set by tests in which packets are meant to leave untranslated.
         self.leaks_wanted = False
         self.hosts = {}

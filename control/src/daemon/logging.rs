@@ -12,7 +12,9 @@ use tracing_subscriber::registry::LookupSpan;
 /// Starts logging to standard error; `RUST_LOG` says how much, by default what is worth knowing.
 pub(super) fn init() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = fmt().with_env_filter(filter).with_writer(stderr);
+    // A line that cannot be written, as on a full disk, is lost. To complain about that on standard error would fail in
+    // the same way, and panic.
+    let log = fmt().with_env_filter(filter).with_writer(stderr).log_internal_errors(false);
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         log.event_format(Journal).init();
     } else {

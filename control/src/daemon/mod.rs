@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
 use config::{Config, OnFailure, Poll};
@@ -156,7 +156,7 @@ impl Drop for Attachment {
 }
 
 async fn gateway(policies: &Arc<Policies>, watch_file: bool, signals: &mut Signals) -> anyhow::Result<Outcome> {
-    let started = SystemTime::now();
+    let (started, running_since) = (SystemTime::now(), Instant::now());
     let running = policies.running();
     let config = &running.config;
     checks::vlan_tags(&config.policy)?;
@@ -198,6 +198,7 @@ async fn gateway(policies: &Arc<Policies>, watch_file: bool, signals: &mut Signa
         max_connections: config.policy.max_connections,
         metrics: config.control.metrics,
         started,
+        running_since,
         running: AtomicBool::new(false),
     });
     let (mut threads, ended) = Threads::new();

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use dataplane::packet::protocol;
 use dataplane::policy::{InterfacePolicy, List, Policy, PortChoice, Rule, SourceNat, SourceTranslation};
@@ -53,6 +53,7 @@ fn context(rules: usize) -> Arc<Context> {
         max_connections: 1024,
         metrics: None,
         started: SystemTime::now(),
+        running_since: Instant::now(),
         running: AtomicBool::new(false),
     })
 }

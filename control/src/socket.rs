@@ -3,6 +3,7 @@
 mod insight;
 mod policy;
 mod top;
+mod trace;
 mod tracking;
 
 use std::fs;
@@ -159,6 +160,7 @@ fn answer(request: Request, ctx: &Context, out: &mut BufWriter<&UnixStream>) -> 
         Request::Rollback => policy::rollback(ctx, out)?,
         Request::Diff { file } => policy::diff(&file, ctx, out)?,
         Request::Explain(packet) => insight::explain(&packet, ctx, out)?,
+        Request::Trace(conditions) => trace::trace(&conditions, ctx, out)?,
     };
     Ok(done.map_or_else(Response::Error, |()| Response::End))
 }

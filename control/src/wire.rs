@@ -17,7 +17,7 @@ use dataplane::worker::events::{self, EventKind};
 use dataplane::worker::listing::{self, ConnectionInfo, FlowInfo, Net};
 use serde::{Deserialize, Serialize};
 
-use crate::describe::Packet;
+use crate::describe::{Condition, Packet};
 use crate::format::since_epoch;
 use crate::rules::Rule;
 use crate::status::Status;
@@ -89,6 +89,8 @@ pub(crate) enum Request {
     },
     /// What a packet would meet.
     Explain(Box<Packet>),
+    /// What packets that meet the conditions meet from now on, until the client goes.
+    Trace(Vec<Condition>),
 }
 
 /// One line of an answer.
@@ -106,7 +108,7 @@ pub(crate) enum Response {
         /// All of them.
         text: String,
     },
-    /// So many events were lost because the client reads too slowly.
+    /// So many events or packets were lost because the client reads too slowly.
     Lost(u64),
     /// Answers [`Request::Count`], [`Request::Delete`] and [`Request::Update`]: how many connections it was about.
     Count(u64),
@@ -126,6 +128,8 @@ pub(crate) enum Response {
     Diff(Box<Diff>),
     /// Answers [`Request::Explain`].
     Explained(Box<Way>),
+    /// A packet for [`Request::Trace`].
+    Traced(Box<Traced>),
     /// The request cannot be answered, or not to its end.
     Error(String),
     /// The answer is complete.
@@ -282,7 +286,7 @@ impl Nat {
     fn net(self) -> Net {
         match self {
             Nat::Any => Net::ALL,
-            Nat::To(a) => net(a),
+            Nat::To(a) => a.into(),
         }
     }
 }
@@ -351,16 +355,18 @@ pub(crate) const STATUS_NAMES: [(&str, Bits); 7] = [
 impl FlowFilter {
     fn conditions(&self) -> listing::FlowFilter {
         listing::FlowFilter {
-            source: self.source.map(net),
-            destination: self.destination.map(net),
+            source: self.source.map(Net::from),
+            destination: self.destination.map(Net::from),
             source_port: self.source_port,
             destination_port: self.destination_port,
         }
     }
 }
 
-fn net(a: Addresses) -> Net {
-    Net { first: a.first, last: a.last }
+impl From<Addresses> for Net {
+    fn from(a: Addresses) -> Self {
+        Net { first: a.first, last: a.last }
+    }
 }
 
 impl Filter {
@@ -574,6 +580,18 @@ pub(crate) struct Talker {
     pub(crate) packets: f64,
     /// Bytes a second, likewise.
     pub(crate) bytes: f64,
+}
+
+/// A packet that was traced.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Traced {
+    /// When it came in, in seconds since the epoch.
+    pub(crate) at: f64,
+    /// What it met.
+    #[serde(flatten)]
+    pub(crate) way: Way,
+    /// The frame as it came in, in hexadecimal digits.
+    pub(crate) frame: String,
 }
 
 /// An event as clients see it.

@@ -31,10 +31,9 @@ pub(super) fn ask(
         }
         _ => anyhow::anyhow!("connecting to sluice at {}: {e}", socket.display()),
     })?;
-    // Events come when they come, samples as seldom as asked for.
-    stream.set_read_timeout(
-        Some(PATIENCE).filter(|_| !matches!(request, Request::Events { .. } | Request::Top { .. })),
-    )?;
+    // Events and packets come when they come, samples as seldom as asked for.
+    let follows = matches!(request, Request::Events { .. } | Request::Top { .. } | Request::Trace(_));
+    stream.set_read_timeout(Some(PATIENCE).filter(|_| !follows))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line).context("asking sluice")?;

@@ -6,10 +6,12 @@ mod diff;
 mod documents;
 mod explain;
 mod health;
+mod pcapng;
 mod reload;
 mod rules;
 mod status;
 mod top;
+mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -113,6 +115,8 @@ enum Verb {
     /// Show what a packet would meet, by the policy and the tables in force; nothing changes. Exits with 0 when it
     /// would pass, 1 when it would be dropped, 2 when in trouble
     Explain(explain::Arguments),
+    /// Print what real packets meet, as they come
+    Trace(trace::Arguments),
     /// Look at the connections, change and delete them, and follow what happens to them
     Conntrack {
         #[command(subcommand)]
@@ -155,6 +159,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Rollback { client } => reload::rollback(&client),
         Verb::Diff { file, client } => Ok(diff::run(&file, &client)),
         Verb::Explain(arguments) => Ok(explain::run(&arguments)),
+        Verb::Trace(arguments) => trace::run(arguments),
         Verb::Conntrack { verb } => conntrack::run(*verb),
     }
 }

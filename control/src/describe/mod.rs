@@ -1,5 +1,7 @@
 //! Packets in words: one that `explain` is asked about, and the conditions of `trace --match`.
 
+mod condition;
+mod decode;
 mod frame;
 mod packet;
 
@@ -8,6 +10,8 @@ use std::ops::Range;
 
 use dataplane::packet::protocol::has_ports;
 
+pub(crate) use condition::{Condition, Side};
+pub(crate) use decode::words;
 pub(crate) use frame::build;
 pub(crate) use packet::Packet;
 

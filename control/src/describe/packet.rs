@@ -103,6 +103,12 @@ impl FromStr for Packet {
     }
 }
 
+/// TCP flags as they are written here.
+pub(super) fn flag_names(flags: u8) -> String {
+    let names: Vec<&str> = FLAGS.iter().filter(|(_, b)| flags & b != 0).map(|(n, _)| *n).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(",") }
+}
+
 fn end(w: &mut Words<'_>, what: &str) -> Result<(IpAddr, Option<u16>), Misunderstood> {
     let word = w.expect(what, EXAMPLE)?;
     endpoint(word).ok_or_else(|| w.wrong(format!("`{word}` is not an address with or without a port"), EXAMPLE))
@@ -200,8 +206,7 @@ impl fmt::Display for Packet {
         let (source, destination) = ((self.source, self.source_port), (self.destination, self.destination_port));
         f.write_str(&super::ends(self.protocol, source, destination))?;
         if let Some(flags) = self.flags {
-            let names: Vec<&str> = FLAGS.iter().filter(|(_, b)| flags & b != 0).map(|(n, _)| *n).collect();
-            write!(f, " flags {}", if names.is_empty() { "none".to_owned() } else { names.join(",") })?;
+            write!(f, " flags {}", flag_names(flags))?;
         }
         if self.is_icmp() {
             write!(f, " type {} code {}", self.icmp.0, self.icmp.1)?;

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -13,11 +12,11 @@ use dataplane::conntrack::Status as Bits;
 use dataplane::packet::protocol;
 use dataplane::worker::listing::{ConnectionInfo, Filter};
 
-use super::tracking::each_chunk;
+use super::tracking::{each_chunk, hung_up};
 use super::{Outcome, write};
 use crate::context::Context;
+use crate::status;
 use crate::wire::{Response, Sample, Talker};
-use crate::{status, sys};
 
 /// The shortest distance of two samples.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -117,8 +116,7 @@ pub(super) fn top(
             if ctx.shared.stop.load(Ordering::Relaxed) {
                 break;
             }
-            // A client that has asked says no more: what can be read is its end.
-            if sys::readable(&[out.get_ref().as_raw_fd()], left.min(SHORTEST)) {
+            if hung_up(out.get_ref(), left.min(SHORTEST)) {
                 return Ok(Ok(()));
             }
         }

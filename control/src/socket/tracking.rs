@@ -22,7 +22,7 @@ pub(super) const WORKER_PATIENCE: Duration = Duration::from_secs(10);
 /// Chunks of connections a worker may be ahead of the client.
 const CHUNKS: usize = 8;
 /// How often events are collected.
-const COLLECT: Duration = Duration::from_millis(20);
+pub(super) const COLLECT: Duration = Duration::from_millis(20);
 
 /// Writes the lines of the connections that meet the conditions.
 pub(super) fn list(filter: &Filter, style: Style, ctx: &Context, out: &mut impl Write) -> io::Result<Outcome> {
@@ -119,8 +119,7 @@ pub(super) fn events(
     // One who does not read loses events, not the connection.
     stream.set_write_timeout(None)?;
     while !ctx.shared.stop.load(Ordering::Relaxed) {
-        // A client that has asked says no more: what can be read is its end.
-        if sys::readable(&[stream.as_raw_fd()], COLLECT) {
+        if hung_up(stream, COLLECT) {
             break;
         }
         let (events, lost) = listener.0.take();
@@ -137,6 +136,11 @@ pub(super) fn events(
         out.flush()?;
     }
     Ok(Ok(()))
+}
+
+/// Waits, and tells whether the client has gone: one that has asked says no more, so what can be read is its end.
+pub(super) fn hung_up(stream: &UnixStream, wait: Duration) -> bool {
+    sys::readable(&[stream.as_raw_fd()], wait)
 }
 
 /// A subscription that ends with its client.
@@ -176,7 +180,7 @@ pub(super) fn order<T>(
     Ok(receiver)
 }
 
-fn send(ctx: &Context, worker: usize, mut command: Command) -> Result<(), String> {
+pub(super) fn send(ctx: &Context, worker: usize, mut command: Command) -> Result<(), String> {
     let began = Instant::now();
     while let Err(refused) = ctx.shared.command(worker, command) {
         if began.elapsed() > WORKER_PATIENCE {

@@ -56,6 +56,23 @@ impl Step {
         }
     }
 
+    /// In a few words, when it says something about why.
+    fn brief(&self) -> Option<String> {
+        match self {
+            Step::Connection { direction, rule, .. } => {
+                let by = rule.as_ref().map_or("a rule that is gone".to_owned(), Rule::to_string);
+                Some(format!("{direction} direction of a connection accepted by {by}"))
+            }
+            Step::State { state } => Some(state.clone()),
+            Step::Rule { rule } => Some(format!("{} by {rule}", rule.action)),
+            Step::Limit { rule, within: false } => Some(format!("beyond the rate of {rule}")),
+            Step::Tracking { rule } | Step::Destination { rule: Some(rule), .. } => Some(format!("by {rule}")),
+            Step::Source { rule: Some(rule), .. } => Some(format!("source by {rule}")),
+            Step::Answer { with } => Some(format!("{with} to the sender")),
+            _ => None,
+        }
+    }
+
     fn text(&self, worker: u16) -> String {
         match self {
             Step::Kernel { why } => format!("the kernel's own business: {why}"),
@@ -93,10 +110,34 @@ impl Step {
     }
 }
 
-/// The packet, then a line for each step.
-impl fmt::Display for Way {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", self.packet)?;
+impl Way {
+    /// All of it on one line: what became of the packet, and by what.
+    pub(crate) fn brief(&self) -> String {
+        let leaves = self.leaves.as_deref().unwrap_or("?");
+        let verdict = match &self.verdict {
+            Verdict::Sent { egress, mac: Some(_), .. } => format!("sent by {} as {leaves}", egress.name),
+            Verdict::Sent { egress, next, mac: None } => {
+                format!("waits for the address of {next} on {} as {leaves}", egress.name)
+            }
+            Verdict::ToHost => "to the host".to_owned(),
+            Verdict::Redirected => format!("to the host as {leaves}"),
+            Verdict::HandedOff { owner } => format!("handed to worker {owner}"),
+            Verdict::Waits => "waits for other fragments".to_owned(),
+            Verdict::Dropped { reason } => format!("dropped, {reason}"),
+        };
+        let why: Vec<String> = self.steps.iter().filter_map(Step::brief).collect();
+        if why.is_empty() { verdict } else { format!("{verdict} ({})", why.join("; ")) }
+    }
+
+    /// A line for each step.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        // Never fails: it is a String.
+        let _ = self.write_steps(&mut text);
+        text
+    }
+
+    fn write_steps(&self, f: &mut impl fmt::Write) -> fmt::Result {
         let mut line = |label: &str, text: &str| writeln!(f, "  {label:LABEL$}{text}");
         line("comes in", &format!("{} at worker {}", self.interface, self.worker))?;
         for s in &self.steps {
@@ -122,5 +163,13 @@ impl fmt::Display for Way {
                 line("", known.map_or("", DropReason::advice))
             }
         }
+    }
+}
+
+/// The packet, then a line for each step.
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.packet)?;
+        self.write_steps(f)
     }
 }

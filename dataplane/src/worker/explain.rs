@@ -7,11 +7,10 @@ use super::family::{Families, Family, Member, Packet};
 use super::path::decide;
 use super::reason::DropReason;
 use super::shared::{Fit, Handed};
-use super::watch::{Watch, decided, flow, note_connection};
+use super::watch::{Watch, decided, flow, note_connection, read_flow};
 use crate::conntrack::Private;
 use crate::conntrack::tcp::flags;
 use crate::io::{Frame, Port};
-use crate::packet::transport::{self, Transport};
 use crate::packet::{ETHERNET, V4, V6};
 use crate::policy::InterfaceId;
 
@@ -89,12 +88,7 @@ fn continue_with(segment: &mut [u8], (seq, ack): (u32, u32), fit: Fit) {
 /// What can be told of a frame that was refused before it reached the table.
 pub(super) fn as_it_came(frame: &[u8]) -> Option<Flow> {
     fn read<A: Member>(b: &[u8]) -> Option<Flow> {
-        let h = A::parse(b, ETHERNET).ok()?;
-        let (source_port, destination_port) = match transport::classify(b, &h) {
-            Transport::Flow(ports) => (ports.source(), ports.destination()),
-            _ => (0, 0),
-        };
-        Some(Flow { protocol: h.proto, source: h.src.ip(), destination: h.dst.ip(), source_port, destination_port })
+        Some(read_flow(b, &A::parse(b, ETHERNET).ok()?))
     }
     read::<V4>(frame).or_else(|| read::<V6>(frame))
 }

@@ -4,7 +4,7 @@ use super::core::Core;
 use super::emit;
 use super::family::{Family, Member, Packet};
 use super::host;
-use super::path::{Decision, Fate, decide, forward, handoff};
+use super::path::{Decision, Fate, carry_out, decide, handoff};
 use super::reason::{DropReason, HandoffReason};
 use super::shared::Handed;
 use super::watch::decided;
@@ -29,6 +29,7 @@ pub(super) fn fragment<P: Port, A: Member>(
     if workers > 1 && p.handed == Handed::No {
         let meet = w.shared.keys.hash_one(Fragments::key(&p.headers, &info)) % workers;
         if meet as u16 != w.id {
+            decided(w, t, p, Fate::HandOff(meet as u16));
             w.hand_off(p.interface, p.frame, meet as u16, HandoffReason::Fragment);
             return Ok(Fate::Collected);
         }
@@ -81,7 +82,9 @@ fn complete<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A
         found = t.table.lookup(&t.slab, whole.hash, &key);
     }
     if found.is_some_and(|(slot, _)| t.slab.get(slot).status.contains(Status::HELPER)) && join(w, &mut whole, pieces) {
-        return forward(w, t, &mut whole);
+        let fate = decide(w, t, &mut whole);
+        decided(w, t, &whole, fate);
+        return carry_out(w, t, &whole, fate);
     }
     datagram(w, t, &mut whole, pieces);
 }
@@ -111,9 +114,7 @@ fn join<P: Port, A: Member>(w: &mut Core<P>, p: &mut Packet<A>, pieces: &[Piece<
 /// Takes a datagram that came in pieces all the way; they share the decision about the first.
 fn datagram<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>, pieces: &[Piece<A>]) {
     let fate = decide(w, t, p);
-    if w.watch.is_some() {
-        decided(w, t, p, fate);
-    }
+    decided(w, t, p, fate);
     let after = w.pool.bytes(p.frame);
     let (src, dst) = A::addresses_of(after, usize::from(p.headers.l3));
     for (i, piece) in pieces.iter().enumerate() {

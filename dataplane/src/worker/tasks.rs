@@ -69,7 +69,10 @@ impl Tasks {
         match own.commands.pop() {
             Some(Command::Judge { policy, reply }) => self.policies.push_back(succession::Walk::judge(policy, reply)),
             Some(Command::Subscribe(listener)) => w.listeners.push(listener),
-            Some(Command::Trace(tracer)) => w.tracers.push(tracer),
+            Some(Command::Trace(tracer)) => {
+                tracer.adopt();
+                w.tracers.push(tracer);
+            }
             Some(Command::Explain { frame, interface, handed, fit, reply }) => {
                 // Nobody may be waiting for it any more.
                 let _ = reply.try_send(explain(w, f, &frame, interface, handed, fit));

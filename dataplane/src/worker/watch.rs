@@ -14,8 +14,8 @@ use super::reason::DropReason;
 use crate::conntrack::{Connection, Direction, Key, Status};
 use crate::io::Port;
 use crate::nat::Endpoint;
-use crate::packet::Ip;
 use crate::packet::transport::{self, Transport};
+use crate::packet::{Headers, Ip};
 use crate::policy::InterfaceId;
 
 /// What is noted of a packet's way.
@@ -164,11 +164,19 @@ pub(super) fn decided<P: Port, A: Member>(w: &Core<P>, t: &Family<A>, p: &Packet
 pub(super) fn flow<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>) -> Flow {
     let frame = w.pool.bytes(crate::io::Frame { len: p.headers.end, ..p.frame });
     let (src, dst) = A::addresses_of(frame, usize::from(p.headers.l3));
-    let (source_port, destination_port) = match transport::classify(frame, &p.headers) {
-        Transport::Flow(ports) => (ports.source(), ports.destination()),
-        Transport::IcmpError | Transport::Invalid => (0, 0),
+    read_flow(frame, &Headers { src, dst, ..p.headers })
+}
+
+/// Addresses and ports as a frame with these headers has them.
+pub(super) fn read_flow<A: Ip>(frame: &[u8], h: &Headers<A>) -> Flow {
+    let (source_port, destination_port) = match h.fragment {
+        Some(i) if i.offset > 0 => (0, 0),
+        _ => match transport::classify(frame, h) {
+            Transport::Flow(ports) => (ports.source(), ports.destination()),
+            Transport::IcmpError | Transport::Invalid => (0, 0),
+        },
     };
-    Flow { protocol: p.headers.proto, source: src.ip(), destination: dst.ip(), source_port, destination_port }
+    Flow { protocol: h.proto, source: h.src.ip(), destination: h.dst.ip(), source_port, destination_port }
 }
 
 /// Notes the connection a packet belongs to.

@@ -51,7 +51,8 @@ def getting_started(lab):
     assert status == 0, output
     for expected in ('gateway.yaml is valid', 'forwards packets', '3 received', '198.51.100.1 - - [', 'src=10.10.0.2',
                      'sluice_connections', 'no answer, as the policy says', 'policy  ',
-                     'rule        drop by the policy\'s default', 'it would be dropped', 'rule        accept by lan-out (gateway.yaml:'):
+                     'rule        drop by the policy\'s default', 'it would be dropped', 'rule        accept by lan-out (gateway.yaml:',
+                     'icmp 198.51.100.2 > 10.10.0.2 type 8 code 0'):
         assert expected in output, '%s is missing in\n%s' % (expected, output)
     assert output.count('version: 1') == 2, output
 
@@ -90,7 +91,8 @@ def from_nftables_commands(lab):
     for command in (x for row in rows for x in row):
         argv = command.split()
         argv = [files[argv[0]] if a == 'FILE' else a for a in argv]
-        follows = argv[1:] in (['conntrack', 'events', '-e', 'NEW,DESTROY'], ['top'], ['monitor']) or '-E' in argv
+        follows = argv[1:] in (['conntrack', 'events', '-e', 'NEW,DESTROY'], ['top'], ['monitor'], ['monitor', 'trace'],
+                               ['trace', '--match', 'dropped']) or '-E' in argv
         if argv[0] == 'sluice':
             argv[0] = binary()
             argv += ['--socket', lab.gateway.socket] if 'check' not in argv else []

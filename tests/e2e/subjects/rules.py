@@ -304,6 +304,49 @@ def counters(lab):
     assert 'hairpin' in unused and 'no-web' not in unused, unused
 
 
+def filler(n):
+    """A rule of one of several shapes, about nothing that the tests send."""
+    port = 1024 + n * 5 % 60000
+    match = ({'destination': '172.%d.%d.0/24' % (16 + n // 4096, n // 16 % 256), 'protocol': 'tcp', 'port': port},
+             {'source': '10.10.%d.%d' % (1 + n // 256, n % 256), 'from': 'inside'},
+             {'destination': '2001:db8:%x::/48' % (0x1000 + n), 'port': '%d-%d' % (port, port + 9)},
+             {'source': ['172.31.%d.%d' % (n // 256, n % 256), '172.30.0.0/16'], 'protocol': 'udp', 'source_port': port})
+    return {'name': 'r%d' % n, 'match': match[n % 4], 'action': 'drop'}
+
+
+@test(workers=BOTH, start=False, kernel=False)
+def ten_thousand(lab):
+    """Rules among ten thousand decide in their order, count and show what they did, as they would alone."""
+    policy = base(lab.workers)
+    rules = [filler(n) for n in range(10000)]
+    # From the last to the first, so that places stay.
+    for at, rule in (
+            (9500, {'name': 'no-more', 'match': {'protocol': 'udp', 'port': ECHO}, 'action': 'drop'}),
+            (9000, {'name': 'no-pings', 'match': {'icmp_type': 'echo-request', 'destination': SERVER}, 'action': 'drop'}),
+            (8000, {'name': 'few', 'match': {'protocol': 'udp', 'port': ECHO, 'family': 'ipv4'},
+                    'limit': {'rate': '1/h', 'burst': 2}, 'action': 'accept'}),
+            (5000, {'name': 'office', 'match': {'mark': 7, 'source': [CLIENT2, CLIENT2_6]}, 'action': 'reject'}),
+            (2000, {'name': 'marks', 'match': {'from': 'inside', 'protocol': 'tcp', 'port': ECHO},
+                    'action': 'mark', 'mark': 7})):
+        rules.insert(at, rule)
+    policy['policy']['rules'] = rules + policy['policy']['rules']
+    lab.gateway.start(policy)
+    lab.serve(lab.server)
+    for address in (SERVER, SERVER6):
+        assert tcp_ask(lab.client, address)
+        assert connect(lab.client2, address, ECHO) == 'ECONNREFUSED'
+        assert (ping(lab.client, address, count=2, wait=0.3).received == 0) == (address == SERVER)
+    assert udp_ask(lab.client, SERVER) and udp_ask(lab.client, SERVER)
+    assert silent(udp_ask, lab.client, SERVER, tries=1, wait=0.5) and silent(udp_ask, lab.client, SERVER6, tries=1, wait=0.5)
+    found = {r['name']: r for r in json.loads(lab.gateway.cli('rules', '--json').stdout) if r['list'] == 'policy'}
+    counted = {name: r['packets'] for name, r in found.items() if r['packets']}
+    assert counted == {'marks': 4, 'office': 2, 'few': 2, 'no-more': 2, 'no-pings': 2, 'lan-out': 3}, counted
+    told = lab.gateway.cli('explain', 'tcp %s:4000 > %s:%d in lan' % (CLIENT2, SERVER, ECHO), check=False).stdout
+    with open(lab.gateway.config) as f:
+        line = next(i for i, text in enumerate(f, 1) if 'office' in text)
+    assert re.search(r'office.*sluice.yaml:%d\b' % line, told), told
+
+
 def by_name(lab, untracked):
     """The rules by list and name, once `untracked` packets were counted as such."""
     rules = {(r['list'], r['name']): r for r in json.loads(lab.gateway.cli('rules', '--json').stdout)}

@@ -56,8 +56,7 @@ pub(crate) fn follow(ctx: &Context, events: &Receiver<Event>, watch: Option<Send
             && quiet.is_some_and(|(at, latest)| at.min(latest) <= Instant::now())
         {
             quiet = None;
-            let files = [policies.file().to_owned()].into_iter().chain(policies.running().config.files.clone());
-            if w.has_changed(files) {
+            if w.has_changed(policies.file(), &policies.running().config.files) {
                 drop(policies.reload(ctx, None, None, Cause::Watch));
             }
         }
@@ -106,16 +105,20 @@ impl Watched {
         Ok(())
     }
 
-    /// Whether the files, the policy's and those it names, say something else than when this was last asked.
-    fn has_changed(&mut self, files: impl Iterator<Item = PathBuf>) -> bool {
+    /// Whether the policy's file, or one of those it names, says something else than when this was last asked.
+    fn has_changed(&mut self, policy: &Path, named: &[PathBuf]) -> bool {
         let mut hasher = self.keys.build_hasher();
-        for file in files {
-            if let Err(e) = self.watch(&file) {
+        for file in std::iter::once(policy).chain(named.iter().map(PathBuf::as_path)) {
+            if let Err(e) = self.watch(file) {
                 tracing::warn!("watching {}: {e}", file.display());
             }
-            // A file that is gone for a moment is about to be replaced.
-            let Ok(text) = std::fs::read(&file) else { return false };
-            text.hash(&mut hasher);
+            match std::fs::read(file) {
+                Ok(text) => Some(text).hash(&mut hasher),
+                // A file that is gone for a moment is about to be replaced.
+                Err(_) if file == policy => return false,
+                // The policy may name it no more.
+                Err(_) => None::<Vec<u8>>.hash(&mut hasher),
+            }
         }
         let now = Some(hasher.finish());
         std::mem::replace(&mut self.seen, now) != now

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 
 from lab.gateway import binary
@@ -162,6 +163,11 @@ def set_from_a_file(lab):
     write(lab, 'bad.txt', lines)
     wait_for(lambda: lab.gateway.metric('sluice_policy_generation') == 2, 'the changed file in force')
     assert tcp_ask(lab.client2, SERVER6) and connect(lab.client2, SERVER, ECHO, 0.4) == 'timeout'
+    # The set goes, and its file.
+    lab.gateway.write(base())
+    os.remove(lab.path('bad.txt'))
+    wait_for(lambda: lab.gateway.metric('sluice_policy_generation') == 3, 'the policy without the set in force')
+    assert tcp_ask(lab.client2, SERVER)
     lab.gateway.stop()
     lines[70000] += '0'
     write(lab, 'bad.txt', lines)

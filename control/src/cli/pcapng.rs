@@ -125,3 +125,36 @@ fn option(body: &mut Vec<u8>, code: u16, value: &[u8]) {
 fn pad(body: &mut Vec<u8>) {
     body.resize(body.len().next_multiple_of(4), 0);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_whole_and_say_what_is_missing() {
+        let mut file = Vec::new();
+        let mut p = Pcapng::new(&mut file).unwrap();
+        let record = |interface| Record { interface, at: 1.5, frame: &[7; 61], comment: "dropped" };
+        p.put(&record("lan")).unwrap();
+        p.lose(3);
+        p.put(&record("lan")).unwrap();
+        p.put(&record("wan")).unwrap();
+        let u32_at = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
+        let (mut at, mut blocks) = (0, Vec::new());
+        while at < file.len() {
+            let length = u32_at(at + 4) as usize;
+            assert_eq!((length % 4, u32_at(at + length - 4) as usize), (0, length), "the length stands at both ends");
+            blocks.push((u32_at(at), &file[at + 8..at + length - 4]));
+            at += length;
+        }
+        let kinds: Vec<u32> = blocks.iter().map(|(kind, _)| *kind).collect();
+        let (interface, packet) = (INTERFACE_DESCRIPTION, ENHANCED_PACKET);
+        assert_eq!(kinds, [SECTION_HEADER, interface, packet, packet, interface, packet]);
+        // Interface, time in microseconds, both lengths.
+        assert_eq!(blocks[2].1[..20], [0u32, 0, 1_500_000, 61, 61].map(u32::to_le_bytes).concat());
+        assert_eq!(blocks[5].1[..4], 1u32.to_le_bytes());
+        let missing = [4, 0, 8, 0, 3, 0, 0, 0, 0, 0, 0, 0];
+        let told: Vec<bool> = blocks.iter().map(|(_, b)| b.windows(12).any(|w| w == missing)).collect();
+        assert_eq!(told, [false, false, false, true, false, false]);
+    }
+}

@@ -117,3 +117,43 @@ fn kernels_own(p: &Packet, s: &Snapshot) -> Option<&'static str> {
 fn is_local(fib: &Fib, a: IpAddr) -> bool {
     V4::from_ip(a).is_some_and(|a| fib.is_local(a)) || V6::from_ip(a).is_some_and(|a| fib.is_local(a))
 }
+
+#[cfg(test)]
+mod tests {
+    use dataplane::policy::InterfacePolicy;
+
+    use super::*;
+
+    #[test]
+    fn interfaces_by_name_device_and_zone() {
+        let interface = |name: &str, device: &str, vlan, zone| InterfacePolicy {
+            name: name.to_owned(),
+            device: device.to_owned(),
+            vlan,
+            zone,
+        };
+        let p = Policy {
+            zones: ["inside", "outside", "spare"].map(str::to_owned).into(),
+            interfaces: vec![
+                interface("lan", "eth1", 0, 0),
+                interface("guests", "eth1", 20, 0),
+                interface("wan", "eth0", 0, 1),
+            ],
+            ..Policy::default()
+        };
+        for (name, expected) in [
+            ("lan", Ok(0)),
+            ("guests", Ok(1)),
+            ("eth1", Ok(0)),
+            ("outside", Ok(2)),
+            ("inside", Err("`inside` is a zone; name one of its interfaces: lan, guests")),
+            ("spare", Err("zone `spare` has no interface")),
+            (
+                "dmz",
+                Err("`dmz` is not an interface of the policy; it has lan (eth1), guests (VLAN 20 of eth1), wan (eth0)"),
+            ),
+        ] {
+            assert_eq!(named(&p, name), expected.map_err(str::to_owned), "{name}");
+        }
+    }
+}

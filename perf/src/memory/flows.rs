@@ -21,6 +21,8 @@ const ISN: [u32; 2] = [1000, 5000];
 pub(super) enum Kind {
     /// IPv4 UDP in frames of 64 bytes with their FCS, source translated.
     Udp,
+    /// The same, to servers in half a million networks, in no order.
+    UdpAnywhere,
     /// IPv4 TCP in frames of 64 bytes, source translated.
     Tcp,
     /// IPv6 UDP in frames of 78 bytes, not translated.
@@ -66,7 +68,7 @@ impl Flows {
                 (t[19], t[20], t[21]) = (20, protocol::UDP, 64);
                 74
             }
-            Kind::Udp | Kind::Tcp => {
+            Kind::Udp | Kind::UdpAnywhere | Kind::Tcp => {
                 t[12..14].copy_from_slice(&[8, 0]);
                 (t[14], t[17], t[22]) = (0x45, 46, 64);
                 t[23] = if kind == Kind::Tcp { protocol::TCP } else { protocol::UDP };
@@ -114,7 +116,9 @@ impl Flows {
             finish(b, l4, 6, pseudo_header(src, dst, protocol::UDP, self.length - l4));
             return;
         }
-        let (client, server) = (V4(0x0a00_0002 + client), V4(0xcb00_0001 + client));
+        // Two clients with one port have different servers.
+        let network = if self.kind == Kind::UdpAnywhere { (i % PORTS).wrapping_mul(0x9e37_79b9) >> 13 } else { 0 };
+        let (client, server) = (V4(0x0a00_0002 + client), V4(0xcb00_0001 + client + network * 32));
         let (src, dst) = if self.side == Side::Request { (client, server) } else { (server, OUTSIDE) };
         src.write(&mut b[26..]);
         dst.write(&mut b[30..]);

@@ -12,7 +12,7 @@ use dataplane::policy::{Action, AddressSet, Facts, Match, Nobody, Policy, PortSe
 use dataplane::snapshot::Snapshot;
 
 use super::flows::{Kind, Segment};
-use super::gateway::{Gateway, policy};
+use super::gateway::{Gateway, PORT, policy};
 use super::generator::Plan;
 use crate::report::{Figure, Report};
 use crate::sys;
@@ -34,7 +34,7 @@ const SET: u32 = 10_000;
 const PACKETS: usize = 1 << 16;
 
 /// So many rules about networks and ports outside, behind a large set; addresses of both families.
-fn rules(n: u32) -> Vec<Rule> {
+fn rules(n: u32, port: impl Fn(u32) -> u16) -> Vec<Rule> {
     let rule = |name: String, matcher: Match, action| Rule { name, matcher, action, ..Rule::default() };
     let set = |a: u32, length: u32| {
         let (first, last) = (both(a), both(a + length - 1));
@@ -135,7 +135,7 @@ pub(crate) fn run(a: &Arguments) -> Result<()> {
 fn decisions(report: &mut Report, rounds: usize) -> Result<()> {
     let mut few = None;
     for (n, name) in [(10, "10"), (1000, "1k"), (10_000, "10k"), (60_000, "60k")] {
-        let mut policy = Policy { rules: rules(n), ..Policy::default() };
+        let mut policy = Policy { rules: rules(n, port), ..Policy::default() };
         let start = sys::thread_time();
         policy.index();
         let took = (sys::thread_time() - start).as_secs_f64() * 1e3;
@@ -163,19 +163,19 @@ fn decisions(report: &mut Report, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// New connections a second, which have to do with the rules and pass them all.
+/// New connections a second, to servers that the rules are about, among others.
 fn connections(report: &mut Report, flows: u32) -> Result<()> {
     let counts = [(10, "10"), (10_000, "10k")];
     let policies = counts.map(|(n, _)| {
         let mut p = policy(flows + flows / 8 + 1024);
-        p.rules.splice(0..0, rules(n));
+        p.rules.splice(0..0, rules(n, |_| PORT));
         p
     });
     let mut samples = [vec![], vec![]];
     // In turns, so that what else the machine does hits both.
     for _ in 0..7 {
         for (policy, samples) in policies.iter().zip(&mut samples) {
-            let mut g = Gateway::with_policy(Kind::Udp, policy.clone())?;
+            let mut g = Gateway::with_policy(Kind::UdpAnywhere, policy.clone())?;
             let made = g.run(Plan::each(flows, Segment::Data), Plan::none())?;
             samples.push(f64::from(flows) / made.as_secs_f64() / 1e6);
         }

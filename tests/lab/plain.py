@@ -14,8 +14,6 @@ from .topology import Lab, listens
 class PlainTestbed(Lab):
     """What `containers.Testbed` is, with the programs of this machine."""
 
-    has_engine = False
-
     def __init__(self):
         super().__init__()
         try:

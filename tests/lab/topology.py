@@ -30,6 +30,8 @@ class Lab:
     """Builds the namespaces; `with Lab(...) as lab:` removes them and ends every process in every case."""
 
     count = 0
+    # Whether the hosts are containers.
+    has_engine = False
 
     def __init__(self, queues=2, wan_mtu=1500, offload=True, backend='sluice'):
         remove_stale(STEM)

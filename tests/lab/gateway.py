@@ -1,5 +1,6 @@
 """Sluice as the gateway: the real binary, its command line, its metrics."""
 
+import contextlib
 import json
 import os
 import re
@@ -123,7 +124,7 @@ class Sluice:
         """What the running daemon has counted of packets, for the report of a failed test."""
         if not self.running():
             return []
-        wanted = re.compile(r'sluice_(dropped|interface_(receive|transmit)_packets|steered|punt|icmp|handed_off|xsk)')
+        wanted = re.compile(r'sluice_(burst_seconds_bucket|dropped|interface_(receive|transmit)_packets|steered|punt|icmp|handed_off|xsk)')
         try:
             series = metrics(self.http('/metrics'))
         except (OSError, subprocess.SubprocessError, AssertionError) as e:
@@ -133,6 +134,12 @@ class Sluice:
         for device in sorted({labels['device'] for _, labels, _ in series if 'device' in labels}):
             lines = self.lab.gw.run('ethtool', '-S', device, check=False).stdout.splitlines()[1:]
             out += ['%s %s' % (device, line.strip()) for line in lines if not line.endswith(' 0')]
+        # What a loaded machine does to a worker shows in how long it was ready to run and did not.
+        for task in sorted(os.listdir('/proc/%d/task' % self.process.pid)):
+            path = '/proc/%d/task/%s/' % (self.process.pid, task)
+            with contextlib.suppress(OSError), open(path + 'comm') as name, open(path + 'schedstat') as times:
+                ran, waited = (int(n) / 1e6 for n in times.read().split()[:2])
+                out.append('thread %s ran %d ms, waited %d ms for a CPU' % (name.read().strip(), ran, waited))
         return out
 
     def attached(self):

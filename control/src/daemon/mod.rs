@@ -24,7 +24,7 @@ use dataplane::io::punt::Injector;
 use dataplane::io::xsk::{self, WorkerIo};
 use dataplane::policy::{InterfaceId, Policy};
 use dataplane::worker::shared::Shared;
-use dataplane::worker::{Options, Worker};
+use dataplane::worker::{Options, Worker, backing};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
@@ -207,6 +207,13 @@ async fn gateway(policies: &Arc<Policies>, watch_file: bool, signals: &mut Signa
         let shared = shared.clone();
         threads.start_worker(&ctx, id, move || Worker::new(id, shared, io.pool, io.ports, options))?;
     }
+    let backed = shared.clone();
+    threads.start("backing", move || {
+        while !backed.stop.load(Ordering::Relaxed) {
+            std::thread::sleep(backing::step(&backed));
+        }
+        Ok(())
+    })?;
     let (punts, ingress, translated) = (shared.clone(), steering.ingress(), answers.clone());
     threads.start("punt", move || punt::run(&punts, &translated, injector, &ingress))?;
     let (mirrored, followed) = (steering.clone(), shared.clone());

@@ -3,6 +3,9 @@
 use std::io;
 use std::ptr::NonNull;
 
+/// Regions of so many bytes and more are backed by huge pages.
+const HUGE_FROM: usize = 4 << 20;
+
 /// A private anonymous mapping. Pages cost memory only once touched, and may be huge.
 #[derive(Debug)]
 pub(crate) struct Region<T> {
@@ -37,11 +40,17 @@ impl<T> Region<T> {
         if p == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        if bytes >= 64 << 20 {
+        if bytes >= HUGE_FROM {
             // SAFETY: advice about our own mapping; where it is refused, ordinary pages serve.
             unsafe { libc::madvise(p, bytes, libc::MADV_HUGEPAGE) };
         }
         Ok(Region { base: NonNull::new(p.cast()).expect("mmap does not return null"), len })
+    }
+
+    /// Has all of it backed by memory now, for what is used in no order: each page that is touched for the first
+    /// time takes a pause, a huge one up to half a millisecond.
+    pub(crate) fn populate(&self) {
+        populate(self.base.as_ptr() as usize, self.len * size_of::<T>());
     }
 
     /// The first of the values, for those who know how many there are.
@@ -76,6 +85,14 @@ impl<T> Drop for Region<T> {
         // SAFETY: unmaps exactly what `zeroed` mapped; nothing borrows it any more.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.len.max(1) * size_of::<T>()) };
     }
+}
+
+/// Has the pages of an address range backed by memory, without a change to what they hold. Does nothing where nothing
+/// is mapped, and on kernels before 5.14.
+pub(crate) fn populate(from: usize, bytes: usize) {
+    let first = from & !4095;
+    // SAFETY: backs pages that are mapped and writable, as touching them would; it changes no contents.
+    unsafe { libc::madvise(first as *mut libc::c_void, from + bytes - first, libc::MADV_POPULATE_WRITE) };
 }
 
 /// Asks the processor to load the cache line at `p`; harmless for any address.

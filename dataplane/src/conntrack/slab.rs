@@ -10,9 +10,9 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use super::region::{Region, prefetch};
+use super::region::{Region, populate, prefetch};
 use super::{Connection, Direction, Key, Ticks};
 use crate::packet::Address;
 
@@ -24,7 +24,25 @@ pub struct SlabView(Arc<Deadlines>);
 struct Deadlines {
     cells: Region<AtomicU32>,
     high_water: AtomicU32,
+    /// What there is for each slot beside its cell, as a rule in arrays of the worker's own.
+    parts: [Part; PARTS],
+    /// Slots that are backed by memory.
+    backed: AtomicU32,
 }
+
+/// Where an array begins that has a place for each slot, and how large a place is; 0 while there is none.
+#[derive(Debug, Default)]
+struct Part {
+    base: AtomicUsize,
+    size: AtomicUsize,
+}
+
+const PARTS: usize = 3;
+
+/// Slots that are backed beyond those in use: as many again, within these bounds.
+const AHEAD: (u32, u32) = (1 << 14, 1 << 18);
+/// Slots backed at a time.
+const AT_ONCE: u32 = 1 << 14;
 
 impl SlabView {
     /// Deadlines for `capacity` slots.
@@ -34,7 +52,41 @@ impl SlabView {
     pub fn new(capacity: u32) -> io::Result<Self> {
         // SAFETY: zero is a valid AtomicU32.
         let cells = unsafe { Region::zeroed(capacity as usize)? };
-        Ok(SlabView(Arc::new(Deadlines { cells, high_water: AtomicU32::new(0) })))
+        Ok(SlabView(Arc::new(Deadlines {
+            cells,
+            high_water: AtomicU32::new(0),
+            parts: Default::default(),
+            backed: AtomicU32::new(0),
+        })))
+    }
+
+    /// Notes an array of the worker's that has a place for each slot, to be backed as well.
+    pub(crate) fn has_part<T>(&self, number: usize, array: &Region<T>) {
+        let p = &self.0.parts[number];
+        p.size.store(size_of::<T>(), Ordering::Relaxed);
+        p.base.store(array.as_ptr() as usize, Ordering::Relaxed);
+    }
+
+    /// Backs slots with memory before the worker comes to them, so that it need not pause for that; some at a time.
+    /// To be called by one thread, every now and then. False when enough are backed.
+    pub fn back_ahead(&self) -> bool {
+        let d = &*self.0;
+        let (used, backed) = (self.high_water(), d.backed.load(Ordering::Relaxed));
+        let from = backed.max(used);
+        let want = used.saturating_add(used.clamp(AHEAD.0, AHEAD.1)).min(self.capacity());
+        if from >= want {
+            return false;
+        }
+        let to = want.min(from.saturating_add(AT_ONCE));
+        let cells = (d.cells.as_slice().as_ptr() as usize, size_of::<AtomicU32>());
+        let parts = d.parts.iter().map(|p| (p.base.load(Ordering::Relaxed), p.size.load(Ordering::Relaxed)));
+        for (base, size) in parts.chain([cells]).filter(|(base, _)| *base != 0) {
+            // The slab may go meanwhile, and its memory with it: then this backs nothing, or what something else
+            // would have to back.
+            populate(base + from as usize * size, (to - from) as usize * size);
+        }
+        d.backed.store(to, Ordering::Relaxed);
+        true
     }
 
     /// Number of slots that have ever been used; the ones to scan.
@@ -126,6 +178,14 @@ pub struct Slab<A: Address> {
     sure: u32,
 }
 
+impl<A: Address> Drop for Slab<A> {
+    fn drop(&mut self) {
+        for p in &self.view.0.parts {
+            p.base.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
 impl<A: Address> Slab<A> {
     /// A slab whose deadlines `view` shows.
     ///
@@ -134,9 +194,11 @@ impl<A: Address> Slab<A> {
     pub fn new(view: SlabView) -> io::Result<Self> {
         let n = view.capacity() as usize;
         // SAFETY: any bytes are a valid MaybeUninit.
-        let slots = unsafe { Region::zeroed(n)? };
+        let slots: Region<MaybeUninit<Connection<A>>> = unsafe { Region::zeroed(n)? };
         // SAFETY: zero is a valid u32.
-        let free_next = unsafe { Region::zeroed(n)? };
+        let free_next: Region<u32> = unsafe { Region::zeroed(n)? };
+        view.has_part(0, &slots);
+        view.has_part(1, &free_next);
         Ok(Slab { slots, view, free: None, free_next, used: 0, live: 0, sure: 0 })
     }
 
@@ -269,7 +331,8 @@ impl<A: Address> Slab<A> {
     #[inline]
     pub fn prefetch(&self, i: u32) {
         let p = self.slots.as_ptr().wrapping_add(i as usize).cast::<u8>();
-        prefetch(p);
-        prefetch(p.wrapping_add(64));
+        for line in (0..size_of::<Connection<A>>()).step_by(64) {
+            prefetch(p.wrapping_add(line));
+        }
     }
 }

@@ -93,6 +93,7 @@ impl Table {
         let buckets = (u64::from(connections) * 2 * 2).div_ceil(SLOTS as u64).next_power_of_two();
         // SAFETY: a bucket of zeros is an empty bucket, and it needs no drop.
         let region = unsafe { Region::zeroed(buckets as usize)? };
+        region.populate();
         Ok(Table { buckets: region, mask: buckets - 1 })
     }
 

@@ -47,6 +47,7 @@ impl Directory {
         let buckets = (u64::from(connections) * 2 * 2).div_ceil(SLOTS as u64).next_power_of_two();
         // SAFETY: a bucket of zeros is an empty bucket, and atomics need no drop.
         let region = unsafe { Region::zeroed(buckets as usize)? };
+        region.populate();
         Ok(Directory { buckets: Some(region), mask: buckets - 1 })
     }
 

@@ -139,8 +139,8 @@ impl Member for V6 {
 
 impl<A: Member> Family<A> {
     pub(super) fn new(view: SlabView) -> io::Result<Self> {
-        let capacity = view.capacity();
-        let table = Table::new(capacity)?;
+        let table = Table::new(view.capacity())?;
+        let translations = Translations::new(&view)?;
         Ok(Family {
             slab: Slab::new(view)?,
             table,
@@ -148,7 +148,7 @@ impl<A: Member> Family<A> {
             ways: Ways::default(),
             fragments: Fragments::default(),
             sources: Sources::default(),
-            translations: Translations::new(capacity)?,
+            translations,
             translated: None,
             extensions: Extensions::default(),
             burst: Vec::with_capacity(crate::io::BURST),

@@ -2,6 +2,7 @@
 
 pub mod account;
 mod announce;
+pub mod backing;
 mod burst;
 mod choose;
 mod core;

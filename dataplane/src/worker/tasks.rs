@@ -10,10 +10,13 @@ use super::host;
 use super::listing::ConnectionInfo;
 use super::shared::{Command, Edit, Slot};
 use super::succession;
+use crate::conntrack::Direction;
 use crate::io::Port;
 
 /// Slots a walk looks at in a turn without traffic, and between two bursts.
 const SLICE: [u32; 2] = [1024, 64];
+/// Expired connections that are freed between two bursts.
+const EXPIRE_BUSY: usize = 32;
 
 /// A walk over all connections under way.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ struct Walk {
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
     walks: VecDeque<Walk>,
+    /// Slots that the control thread has found expired.
+    expired: Vec<Slot>,
     /// Walks on account of a policy, the same way.
     policies: VecDeque<succession::Walk>,
 }
@@ -36,7 +41,7 @@ pub(super) struct Tasks {
 impl Tasks {
     /// Whether something is left to do at once.
     pub(super) fn pending(&self) -> bool {
-        !self.walks.is_empty() || !self.policies.is_empty()
+        !self.walks.is_empty() || !self.policies.is_empty() || !self.expired.is_empty()
     }
 
     /// A new policy is in force as of this generation.
@@ -56,13 +61,15 @@ impl Tasks {
             host::follow_answer(w, f, &s);
         }
         w.flush_ended();
-        if let Some(slots) = own.expired.pop() {
-            for s in slots {
-                match s {
-                    Slot::V4(i) => expire(w, &mut f.v4, i),
-                    Slot::V6(i) => expire(w, &mut f.v6, i),
-                }
-            }
+        if self.expired.is_empty() {
+            self.expired = own.expired.pop().unwrap_or_default();
+        }
+        if !self.expired.is_empty() {
+            // As traffic goes on, so do its packets: their rate suffers little.
+            let n = if busy { EXPIRE_BUSY } else { self.expired.len() };
+            let slots = self.expired.split_off(self.expired.len().saturating_sub(n));
+            expire(w, &mut f.v4, slots.iter().filter_map(|s| if let Slot::V4(i) = s { Some(*i) } else { None }));
+            expire(w, &mut f.v6, slots.iter().filter_map(|s| if let Slot::V6(i) = s { Some(*i) } else { None }));
         }
         w.listeners.retain(|s| !s.is_closed());
         w.tracers.retain(|t| !t.is_closed());
@@ -101,15 +108,27 @@ impl Tasks {
     }
 }
 
-/// Re-checks a slot that the control thread found expired, and frees it.
-fn expire<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, slot: u32) {
-    if !t.slab.is_live(slot) {
-        return;
+/// Re-checks slots that the control thread found expired, and frees them.
+fn expire<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, slots: impl Iterator<Item = u32> + Clone) {
+    // All are loaded before the first is looked at, and all their buckets before the first is removed.
+    for s in slots.clone() {
+        t.slab.prefetch(s);
     }
-    if t.slab.get(slot).deadline.reached(w.now) {
-        t.remove(w, slot, Removal::Expired);
-    } else {
-        t.slab.publish_deadline(slot);
+    let is_over = |t: &Family<A>, s: u32| t.slab.is_live(s) && t.slab.get(s).deadline.reached(w.now);
+    for s in slots.clone().filter(|s| is_over(t, *s)) {
+        for d in [Direction::Original, Direction::Reply] {
+            t.table.prefetch(t.slab.get(s).key(d).hash(&w.keys));
+        }
+    }
+    for s in slots {
+        if !t.slab.is_live(s) {
+            continue;
+        }
+        if t.slab.get(s).deadline.reached(w.now) {
+            t.remove(w, s, Removal::Expired);
+        } else {
+            t.slab.publish_deadline(s);
+        }
     }
 }
 

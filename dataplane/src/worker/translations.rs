@@ -5,6 +5,7 @@
 
 use std::io;
 
+use crate::conntrack::SlabView;
 use crate::conntrack::region::Region;
 use crate::policy::{List, Policy};
 
@@ -21,9 +22,11 @@ pub(super) struct Translations(Region<u32>);
 const DESTINATION: u32 = 1 << 16;
 
 impl Translations {
-    pub(super) fn new(capacity: u32) -> io::Result<Self> {
+    pub(super) fn new(view: &SlabView) -> io::Result<Self> {
         // SAFETY: zero is a valid `u32`, which needs no drop.
-        Ok(Translations(unsafe { Region::zeroed(capacity as usize)? }))
+        let rules = unsafe { Region::zeroed(view.capacity() as usize)? };
+        view.has_part(2, &rules);
+        Ok(Translations(rules))
     }
 
     /// Notes the rule of a connection that begins.
@@ -55,7 +58,7 @@ mod tests {
 
     #[test]
     fn what_is_noted_is_found() {
-        let mut t = Translations::new(10).unwrap();
+        let mut t = Translations::new(&SlabView::new(10).unwrap()).unwrap();
         assert_eq!(t.get(3), None);
         for list in [List::SourceNat, List::DestinationNat] {
             for rule in [0, 1, 65_000] {

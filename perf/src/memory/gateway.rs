@@ -1,6 +1,8 @@
 //! A gateway between two interfaces whose ports make their frames themselves.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -12,7 +14,7 @@ use dataplane::policy::{
 };
 use dataplane::route::{Fib, Interface, Mac, NextHop, Target};
 use dataplane::worker::shared::Shared;
-use dataplane::worker::{Options, Worker};
+use dataplane::worker::{Options, Worker, backing};
 
 use super::flows::{Flows, GATEWAY, Kind, OUTSIDE, PEER, Segment, Side};
 use super::generator::{Generator, Plan};
@@ -23,11 +25,24 @@ const WAN: usize = 1;
 /// The servers' port.
 pub(super) const PORT: u16 = 53;
 
+/// Connections that are made before the first of them is answered.
+const AT_ONCE: u32 = 1 << 20;
+
 /// One worker and its traffic.
 pub(super) struct Gateway {
     pub(super) worker: Worker<Generator>,
     pub(super) shared: Arc<Shared>,
     kind: Kind,
+    /// The daemon's thread of this name.
+    backing: Option<JoinHandle<()>>,
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        // A panic has said what there is to say.
+        let _ = self.backing.take().map(JoinHandle::join);
+    }
 }
 
 /// Masquerade from inside to outside, replies only.
@@ -111,7 +126,13 @@ impl Gateway {
         let pool = FramePool::in_memory(1024, 2048, 256);
         let ports = vec![port(Side::Request), port(Side::Reply)];
         let worker = Worker::new(0, shared.clone(), pool, ports, Options { busy_poll: true })?;
-        Ok(Gateway { worker, shared, kind })
+        let backed = shared.clone();
+        let backing = thread::spawn(move || {
+            while !backed.stop.load(Ordering::Relaxed) {
+                thread::sleep(backing::step(&backed));
+            }
+        });
+        Ok(Gateway { worker, shared, kind, backing: Some(backing) })
     }
 
     /// Runs frames through. Returns the CPU time that was the worker's.
@@ -139,18 +160,26 @@ impl Gateway {
         while self.worker.turn() > 0 {}
     }
 
-    /// Makes `flows` connections and has them answered. Returns the time that making them took.
-    pub(super) fn establish(&mut self, flows: u32) -> Result<Duration> {
-        let first = if self.kind == Kind::Tcp { Segment::Syn } else { Segment::Data };
-        let made = self.run(Plan::each(flows, first), Plan::none())?;
-        self.run(Plan::none(), Plan::each(flows, first))?;
+    /// Makes `flows` connections and has them answered.
+    pub(super) fn establish(&mut self, flows: u32) -> Result<()> {
         if self.kind == Kind::Tcp {
-            self.run(Plan::each(flows, Segment::Data), Plan::none())?;
-            self.run(Plan::none(), Plan::each(flows, Segment::Data))?;
+            for segment in [Segment::Syn, Segment::Data] {
+                self.run(Plan::each(flows, segment), Plan::none())?;
+                self.run(Plan::none(), Plan::each(flows, segment))?;
+            }
+        } else {
+            // So many at a time that none expires, on a slow machine, before its answer comes.
+            let mut first = 0;
+            while first < flows {
+                let some = Plan { first, ..Plan::each(AT_ONCE.min(flows - first), Segment::Data) };
+                self.run(some, Plan::none())?;
+                self.run(Plan::none(), some)?;
+                first += some.flows;
+            }
         }
         let live = self.connections();
         ensure!(live == u64::from(flows), "{live} connections for {flows} flows");
-        Ok(made)
+        Ok(())
     }
 
     /// Nanoseconds a packet for `packets` packets of established flows, half of them replies.

@@ -3,8 +3,9 @@
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
+use super::Section;
 use super::flows::{Kind, Segment};
 use super::gateway::Gateway;
 use super::generator::Plan;
@@ -52,12 +53,26 @@ pub(crate) fn run(a: &Count) -> Result<()> {
     Ok(())
 }
 
+/// Instructions a packet, where there is a valgrind to count them.
+///
+/// # Errors
+/// When it does not run.
+pub(super) fn figures(s: &mut Section) -> Result<()> {
+    for what in What::value_variants() {
+        let name = what.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default();
+        match count(&name)? {
+            Some(n) => s.single_below(&format!("instructions-{name}"), n, "instructions/packet", None),
+            None => println!("instructions are not counted: there is no valgrind"),
+        }
+    }
+    Ok(())
+}
+
 /// Instructions a packet; `None` where there is no valgrind.
 ///
 /// # Errors
 /// When it does not run.
-#[allow(dead_code)]
-pub(super) fn count(what: &str) -> Result<Option<f64>> {
+fn count(what: &str) -> Result<Option<f64>> {
     let valgrind = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"])
         // On inside the one, off inside the other.

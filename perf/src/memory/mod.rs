@@ -47,10 +47,11 @@ fn resident() -> Result<u64> {
 /// The names of some figures, and what measures them.
 type Bench = (&'static [&'static str], fn(&mut Section) -> Result<()>);
 
-const SECTIONS: [Bench; 4] = [
+const SECTIONS: [Bench; 5] = [
     (&["udp-snat-cps-1M", "memory-1M"], connections::run),
     (&["expiry-1M-established-rate", "expiry-1M-duration"], expiry::run),
     (&["workers-two-of-one", "workers-two-of-one-handed-off"], workers::run),
+    (&["instructions-"], instructions::figures),
     (&["pause-growth-10M", "pause-reload-10M", "pause-expiry-10M"], pauses::run),
 ];
 

@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
@@ -30,7 +29,7 @@ FTP = ('listen=NO\nlisten_ipv6=YES\nbackground=NO\nanonymous_enable=YES\nno_anon
 
 def serve(folder):
     """Starts the servers, and again what ends."""
-    with tempfile.NamedTemporaryFile('w', prefix='vsftpd-', delete=False) as f:
+    with open(os.path.join(folder, '.vsftpd.conf'), 'w') as f:
         f.write(FTP % folder)
     os.makedirs('/var/run/vsftpd/empty', exist_ok=True)
     with open(os.path.join(folder, 'hello'), 'wb') as hello:

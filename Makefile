@@ -61,8 +61,10 @@ lint:
 	@tests/prepare build $@
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	@if cargo deny --version >/dev/null 2>&1; \
-	then cargo deny --offline --locked check; \
+	@if cargo deny --version >/dev/null 2>&1; then \
+	  cargo deny --locked check bans licenses sources && \
+	  if cargo deny --locked fetch db >/dev/null 2>&1; then cargo deny --locked check advisories; \
+	  else echo "the database of advisories cannot be reached: they were not checked"; fi; \
 	else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
 
 # Pages of docs/ that are generated from the code.

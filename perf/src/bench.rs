@@ -55,6 +55,9 @@ pub(crate) fn run(a: &Arguments) -> Result<()> {
     }
     let missed: Vec<&str> = all.iter().filter(|f| f["met"] == false).filter_map(|f| f["name"].as_str()).collect();
     let met = all.iter().filter(|f| f["met"] == true).count();
-    println!("\nbudgets: {met} met, {} missed: {}", missed.len(), missed.join(", "));
+    match a.quick {
+        true => println!("\na quick run: no figure is compared with its budget"),
+        false => println!("\nbudgets: {met} met, {} missed: {}", missed.len(), missed.join(", ")),
+    }
     report::write_file(&a.output, &(serde_json::to_string_pretty(&all)? + "\n"))
 }

@@ -28,10 +28,19 @@ impl fmt::Display for Figure {
 }
 
 /// The figures of one run.
-#[derive(Debug, Default)]
-pub(crate) struct Report(Vec<Figure>);
+#[derive(Debug)]
+pub(crate) struct Report {
+    figures: Vec<Figure>,
+    quick: bool,
+}
 
 impl Report {
+    /// No figures yet. Those of a quick run are of smaller tables and shorter times than the budgets are about, and
+    /// are not compared with them.
+    pub(crate) fn new(quick: bool) -> Self {
+        Report { figures: Vec::new(), quick }
+    }
+
     /// A figure that should stay below its budget.
     pub(crate) fn add_below(&mut self, name: &str, value: f64, unit: &str, budget: Option<f64>) -> &Figure {
         self.add(name, value, unit, budget, budget.map(|b| value <= b))
@@ -43,9 +52,10 @@ impl Report {
     }
 
     fn add(&mut self, name: &str, value: f64, unit: &str, budget: Option<f64>, met: Option<bool>) -> &Figure {
-        let at = self.0.len();
-        self.0.push(Figure { name: name.into(), value, unit: unit.into(), budget, met });
-        &self.0[at]
+        let (budget, met) = if self.quick { (None, None) } else { (budget, met) };
+        let at = self.figures.len();
+        self.figures.push(Figure { name: name.into(), value, unit: unit.into(), budget, met });
+        &self.figures[at]
     }
 
     /// Writes the list of figures as JSON.
@@ -53,7 +63,7 @@ impl Report {
     /// # Errors
     /// When the file cannot be written.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        write_file(path, &(serde_json::to_string_pretty(&self.0)? + "\n"))
+        write_file(path, &(serde_json::to_string_pretty(&self.figures)? + "\n"))
     }
 }
 

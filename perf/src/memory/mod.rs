@@ -95,7 +95,7 @@ impl Section {
 /// # Errors
 /// When a frame was not forwarded: the figures would be of something else.
 pub(crate) fn figures(quick: bool, only: &str) -> Result<Report> {
-    let mut s = Section { quick, only: only.into(), report: Report::default() };
+    let mut s = Section { quick, only: only.into(), report: Report::new(quick) };
     established::run(&mut s)?;
     for (names, run) in SECTIONS {
         if names.iter().any(|n| s.wants(n)) {

@@ -125,7 +125,7 @@ fn decide<A: dataplane::packet::Ip>(s: &Snapshot, packets: &[Facts<A>], rounds: 
 /// # Errors
 /// When a decision is not what it should be: the figures would be of something else.
 pub(crate) fn run(a: &Arguments) -> Result<()> {
-    let mut report = Report::default();
+    let mut report = Report::new(a.quick);
     decisions(&mut report, if a.quick { 1 } else { 32 })?;
     connections(&mut report, if a.quick { 50_000 } else { 1_000_000 })?;
     report.write(&a.output)

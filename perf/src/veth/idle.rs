@@ -46,7 +46,7 @@ pub(crate) fn run(a: &Arguments) -> Result<()> {
     let (start, before) = (Instant::now(), daemon.cpu_ns()?);
     sleep(Duration::from_secs(if a.quick { 2 } else { 10 }));
     let used = (daemon.cpu_ns()? - before) as f64 / start.elapsed().as_nanos() as f64;
-    let mut report = Report::default();
+    let mut report = Report::new(a.quick);
     println!("{}", report.add_below("idle-cpu-4-workers", 100.0 * used, "%", Some(2.0)));
     report.write(&a.output)
 }

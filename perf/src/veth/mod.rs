@@ -218,7 +218,7 @@ enum Budget {
 
 fn show(samples: &Samples, a: &Arguments) -> Result<()> {
     let (first, others) = (a.gateways[0], &a.gateways[1..]);
-    let mut report = Report::default();
+    let mut report = Report::new(a.quick);
     for (i, test) in samples.tests().iter().enumerate() {
         for g in &a.gateways {
             let Some(s) = samples.summary(i, *g) else { continue };

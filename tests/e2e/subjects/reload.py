@@ -145,8 +145,8 @@ def in_force_when_reload_returns(lab):
         closed, open_ = (FIRST, SECOND) if n % 2 else (SECOND, FIRST)
         out = lab.gateway.reload(dropping(closed, lab.workers)).stdout
         assert out == 'generation %d of %s is in force\n' % (n + 2, lab.gateway.config), out
-        # Eight source ports reach both workers.
-        socks = [udp_socket(lab.client, ('', 0)) for _ in range(8)]
+        # Eight source ports reach both workers; those of other rounds have connections.
+        socks = [udp_socket(lab.client, ('', 20000 + 8 * n + i)) for i in range(8)]
         before = lab.gateway.dropped('policy')
         for s in socks:
             s.sendto(b'x', (SERVER, closed))

@@ -15,7 +15,9 @@
 //! into the numbering of the side they acknowledge.
 
 mod host;
+mod idle;
 mod options;
+mod plain;
 mod states;
 #[cfg(test)]
 mod tests;
@@ -23,7 +25,9 @@ mod window;
 
 use super::{Direction, Status, Timeouts};
 pub use host::{HostTcp, HostTcpOutcome};
+pub use idle::Idle;
 use options::SynOptions;
+pub use plain::PlainSegment;
 pub use states::TcpState;
 use states::{Kind, Next};
 use window::{Fit, Window};
@@ -167,7 +171,7 @@ impl TcpOutcome {
 }
 
 /// The last segment that was noted, for what depends on two segments.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Last {
     seq: u32,
     ack: u32,
@@ -178,7 +182,7 @@ struct Last {
 }
 
 /// TCP state of one connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct TcpTrack {
     windows: [Window; 2],
@@ -283,7 +287,7 @@ impl TcpTrack {
         if from != to && to == TcpState::FinWait {
             self.options[dir as usize].insert(SynOptions::CLOSES);
         }
-        let mut timeout = self.timeout(kind, settings, timeouts);
+        let mut timeout = self.idle().timeout(settings, timeouts);
         let mut assured = false;
         if !status.contains(Status::SEEN_REPLY) {
             if kind == Kind::Rst {
@@ -337,25 +341,6 @@ impl TcpTrack {
             }
             Next::To(TcpState::Close) if kind == Kind::Rst => self.reset(dir, seg, settings, status),
             Next::To(to) => Lead::Check(to),
-        }
-    }
-
-    /// Idle timeout after a segment of this kind was accepted.
-    #[inline]
-    fn timeout(&self, kind: Kind, settings: &TcpSettings, timeouts: &Timeouts) -> u32 {
-        let usual = timeouts.tcp[self.state as usize];
-        let unanswered = self.options[0].has(SynOptions::UNACKED) || self.options[1].has(SynOptions::UNACKED);
-        if self.retransmits >= settings.max_retrans && usual > timeouts.tcp_max_retrans {
-            timeouts.tcp_max_retrans
-        } else if kind == Kind::Rst {
-            // Also when the state stays, because the RST is not exact: a peer that lives will answer it.
-            timeouts.tcp[TcpState::Close as usize]
-        } else if unanswered && usual > timeouts.tcp_unacknowledged {
-            timeouts.tcp_unacknowledged
-        } else if self.last.window == 0 {
-            usual.min(timeouts.tcp_max_retrans)
-        } else {
-            usual
         }
     }
 

@@ -43,7 +43,7 @@ impl<A> Headers<A> {
     /// Length of the IP packet in bytes.
     #[inline]
     pub fn length(&self) -> usize {
-        usize::from(self.end - self.l3)
+        usize::from(self.end) - usize::from(self.l3)
     }
 
     /// The key of a packet whose transport header has these ports.

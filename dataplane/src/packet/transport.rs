@@ -3,7 +3,7 @@
 use super::checksum::{Delta, fold, is_right, pseudo_header, sum};
 use super::crc32c;
 use super::{Headers, Ip, be16, be32, protocol, put16, view, view_mut};
-use crate::conntrack::tcp::TcpSegment;
+use crate::conntrack::tcp::{PlainSegment, TcpSegment};
 use crate::conntrack::{Key, SctpPacket};
 
 /// Source and destination port, or what a tuple has in their places.
@@ -176,19 +176,27 @@ fn is_icmp_query(proto: u8, kind: u8) -> bool {
 }
 
 /// The TCP segment of a packet that [`classify`] accepted.
-#[inline]
+#[inline(always)]
 pub fn tcp_segment<'a, A>(frame: &'a [u8], h: &Headers<A>) -> TcpSegment<'a> {
-    let b = &frame[usize::from(h.l4)..usize::from(h.end)];
-    let t: &[u8; 20] = view(b, 0);
+    let (b, l4) = (&frame[..usize::from(h.end)], usize::from(h.l4));
+    let t: &[u8; 20] = view(b, l4);
     let offset = usize::from(t[12] >> 4) * 4;
     TcpSegment {
         flags: t[13],
         seq: be32(t, 4),
         ack: be32(t, 8),
         window: be16(t, 14),
-        payload: (b.len() - offset) as u32,
-        options: &b[20..offset],
+        payload: (b.len() - l4 - offset) as u32,
+        // Known to be there; but nothing is checked until somebody reads them.
+        options: b.get(l4 + 20..l4 + offset).unwrap_or_default(),
     }
+}
+
+/// The same, if it is an ACK and no more, in a packet of `bytes` bytes.
+#[inline(always)]
+pub fn plain_segment<A>(frame: &[u8], h: &Headers<A>, bytes: u32) -> Option<PlainSegment> {
+    let header = u32::from(h.l4) - u32::from(h.l3);
+    PlainSegment::read(&frame[..usize::from(h.end)], usize::from(h.l4), bytes - header)
 }
 
 /// The SCTP packet of a frame that [`classify`] accepted.

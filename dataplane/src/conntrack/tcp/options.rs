@@ -1,16 +1,20 @@
 //! TCP options as far as tracking needs them, and what the SYNs announced.
 
+use crate::conntrack::Direction;
+
 const END: u8 = 0;
 const NOP: u8 = 1;
 const WINDOW_SCALE: u8 = 3;
 const SACK_PERMITTED: u8 = 4;
 const SACK: u8 = 5;
+const TIMESTAMP: u8 = 8;
 
 /// Largest shift count (RFC 7323 section 2.3).
 const MAX_SCALE: u8 = 14;
 
 /// What one side announced in its SYN, and marks about it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
 pub(super) struct SynOptions {
     /// Shift count of its windows.
     pub(super) scale: u8,
@@ -80,12 +84,59 @@ impl SynOptions {
     }
 }
 
+/// What both sides announced, and their marks, in one register: of a segment's sender in the lower half, of its
+/// receiver in the upper.
+#[derive(Clone, Copy)]
+pub(super) struct Both(u32);
+
+impl Both {
+    #[inline(always)]
+    pub(super) fn of(options: &[SynOptions; 2], sender: Direction) -> Self {
+        let [a, b] = options;
+        Both(u32::from_le_bytes([a.scale, a.marks, b.scale, b.marks]).rotate_right(16 * sender as u32))
+    }
+
+    #[inline(always)]
+    pub(super) fn store(self, options: &mut [SynOptions; 2], sender: Direction) {
+        let [scale, marks, other_scale, other_marks] = self.0.rotate_left(16 * sender as u32).to_le_bytes();
+        *options = [SynOptions { scale, marks }, SynOptions { scale: other_scale, marks: other_marks }];
+    }
+
+    /// Shift count of the sender's windows.
+    #[inline(always)]
+    pub(super) fn scale(self) -> u8 {
+        self.0 as u8
+    }
+
+    #[inline(always)]
+    pub(super) fn sender_has(self, mark: u8) -> bool {
+        self.0 & u32::from(mark) << 8 != 0
+    }
+
+    #[inline(always)]
+    pub(super) fn either_has(self, mark: u8) -> bool {
+        self.0 & (u32::from(mark) << 8 | u32::from(mark) << 24) != 0
+    }
+
+    #[inline(always)]
+    pub(super) fn insert_of_sender(&mut self, mark: u8) {
+        self.0 |= u32::from(mark) << 8;
+    }
+
+    #[inline(always)]
+    pub(super) fn remove_of_receiver(&mut self, mark: u8) {
+        self.0 &= !(u32::from(mark) << 24);
+    }
+}
+
+/// How the options of most segments begin that have any: two NOPs and a timestamp, and nothing after that.
+pub(super) const LONE_TIMESTAMP: [u8; 4] = [NOP, NOP, TIMESTAMP, 10];
+
 /// The highest sequence number that a segment acknowledges: its acknowledgement number or the right edge
 /// of a block in its first SACK option.
 #[inline]
 pub(super) fn highest_ack(options: &[u8], ack: u32) -> u32 {
-    // Most segments of a connection carry exactly this: two NOPs and a timestamp.
-    if options.is_empty() || (options.len() == 12 && options.starts_with(&[NOP, NOP, 8, 10])) {
+    if options.is_empty() || (options.len() == 12 && options.starts_with(&LONE_TIMESTAMP)) {
         return ack;
     }
     let sack = Options(options).find(|&(kind, body)| kind == SACK && !body.is_empty() && body.len() % 8 == 0);

@@ -3,6 +3,7 @@
 //! The client's initial sequence number is 1000, the server's 5000, unless a row says otherwise.
 
 mod life;
+mod plain;
 mod windows;
 
 use super::flags::{ACK, CWR, ECE, FIN, PSH, RST, SYN, URG};

@@ -13,7 +13,7 @@
 //! perhaps of use to the ends.
 
 use super::flags::{ACK, RST, SYN};
-use super::options::{SynOptions, highest_ack};
+use super::options::{Both, SynOptions, highest_ack};
 use super::states::Kind;
 use super::{Last, TcpSegment, TcpState, TcpTrack};
 use crate::conntrack::Direction;
@@ -22,7 +22,7 @@ use crate::conntrack::Direction;
 const ACK_LAG: u32 = 66_000;
 
 /// What is known of one side's sequence numbers.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Window {
     /// End of the data it has sent.
     pub(super) end: u32,
@@ -36,13 +36,58 @@ pub(super) struct Window {
 
 /// A segment's numbers as the windows see them.
 #[derive(Clone, Copy)]
-struct Numbers {
-    seq: u32,
+pub(super) struct Numbers {
+    pub(super) seq: u32,
     /// After the last byte.
-    end: u32,
-    ack: u32,
+    pub(super) end: u32,
+    pub(super) ack: u32,
     /// The acknowledgement number, or the highest SACK edge if that is higher.
-    sack: u32,
+    pub(super) sack: u32,
+}
+
+impl Numbers {
+    /// Bound 1, for the window of the sender.
+    #[inline]
+    fn begins_within(&self, sender: &Window) -> bool {
+        !after(self.seq, sender.max_end)
+    }
+
+    /// Bound 2.
+    #[inline]
+    fn repeats_recent(&self, sender: &Window, receiver: &Window) -> bool {
+        after(self.end, sender.end.wrapping_sub(receiver.max_window).wrapping_sub(1))
+    }
+
+    /// Bound 3.
+    #[inline]
+    fn acks_sent_data(&self, receiver: &Window) -> bool {
+        !after(self.sack, receiver.end)
+    }
+
+    /// Bound 4.
+    #[inline]
+    fn acks_recent(&self, sender: &Window, receiver: &Window) -> bool {
+        let lag = sender.max_window.max(ACK_LAG);
+        after(self.sack, receiver.end.wrapping_sub(lag).wrapping_sub(1))
+    }
+
+    /// All of them.
+    #[inline]
+    pub(super) fn fit(&self, sender: &Window, receiver: &Window) -> bool {
+        self.begins_within(sender)
+            && self.acks_sent_data(receiver)
+            && self.acks_recent(sender, receiver)
+            && self.repeats_recent(sender, receiver)
+    }
+}
+
+/// The window that a segment offers.
+#[derive(Clone, Copy)]
+pub(super) struct Offer {
+    /// Scaled.
+    pub(super) window: u32,
+    /// It is 0.
+    pub(super) closed: bool,
 }
 
 /// How a segment fits into the windows.
@@ -79,14 +124,15 @@ impl TcpTrack {
         }
 
         let (sender, receiver) = (&self.windows[s], &self.windows[r]);
-        let repeats = after(n.end, sender.end.wrapping_sub(receiver.max_window).wrapping_sub(1));
-        let lag = sender.max_window.max(ACK_LAG);
-        let recent_ack = after(n.sack, receiver.end.wrapping_sub(lag).wrapping_sub(1));
-        let acks_sent_data = !after(n.sack, receiver.end);
-        if after(n.seq, sender.max_end) {
+        // The second bound cannot be asked before the receiver's first segment.
+        let first = receiver.max_window == 0;
+        if !n.begins_within(sender) {
             let beyond = n.end.wrapping_sub(sender.max_end).wrapping_add(1);
-            let slightly = receiver.max_window != 0 && repeats && recent_ack && beyond <= receiver.max_window;
-            if slightly && acks_sent_data {
+            let slightly = !first
+                && n.repeats_recent(sender, receiver)
+                && n.acks_recent(sender, receiver)
+                && beyond <= receiver.max_window;
+            if slightly && n.acks_sent_data(receiver) {
                 // More than the receiver's window allows. Should the receiver take it nevertheless, its
                 // acknowledgement has to fit.
                 self.windows[s].end = n.end;
@@ -95,14 +141,17 @@ impl TcpTrack {
             }
             return self.misfit(s, liberal, Fit::Outside);
         }
-        if !acks_sent_data {
+        if !n.acks_sent_data(receiver) {
             return self.misfit(s, liberal, Fit::Outside);
         }
-        if !recent_ack || (receiver.max_window != 0 && !repeats) {
+        if !n.acks_recent(sender, receiver) || !(first || n.repeats_recent(sender, receiver)) {
             return self.misfit(s, liberal, Fit::Ignore);
         }
 
-        self.advance(dir, seg, n);
+        // The window of a SYN is never scaled (RFC 7323 section 2.2).
+        let scale = if seg.has(SYN) { 0 } else { self.options[s].scale };
+        let offer = Offer { window: u32::from(seg.window) << scale, closed: seg.window == 0 };
+        self.advance(dir, n, offer, seg.has(ACK));
         if kind == Kind::Ack {
             self.count_repetition(Last { seq: n.seq, ack: n.ack, end: n.end, window: seg.window, dir, kind });
         }
@@ -191,51 +240,68 @@ impl TcpTrack {
         if liberal || self.options[s].has(SynOptions::LIBERAL) { Fit::Inside } else { fit }
     }
 
-    /// Moves the windows to where a fitting segment takes them.
-    #[inline]
-    fn advance(&mut self, dir: Direction, seg: &TcpSegment, n: Numbers) {
-        let (s, r) = (dir as usize, dir.other() as usize);
+    /// Moves the windows to where a fitting segment takes them. `acks` tells whether its acknowledgement number
+    /// means anything. Whether any data is now unacknowledged.
+    #[inline(always)]
+    pub(super) fn advance(&mut self, dir: Direction, n: Numbers, offer: Offer, acks: bool) -> bool {
         let Numbers { end, ack, sack, .. } = n;
-        // The window of a SYN is never scaled (RFC 7323 section 2.2).
-        let scale = if seg.has(SYN) { 0 } else { self.options[s].scale };
-        let window = u32::from(seg.window) << scale;
+        let Offer { window, closed } = offer;
+        let mut both = Both::of(&self.options, dir);
 
-        let sender = &mut self.windows[s];
+        let sender = &mut self.windows[dir as usize];
         // What lies between acknowledgement and SACK is already in the receiver's buffer.
-        sender.max_window = sender.max_window.max(window.wrapping_add(sack.wrapping_sub(ack)));
+        let offered = window.wrapping_add(sack.wrapping_sub(ack));
+        if offered > sender.max_window {
+            sender.max_window = offered;
+        }
         if after(end, sender.end) {
             sender.end = end;
-            self.options[s].insert(SynOptions::UNACKED);
+            both.insert_of_sender(SynOptions::UNACKED);
         }
-        if seg.has(ACK) && (!self.options[s].has(SynOptions::ACKED) || after(ack, sender.max_ack)) {
+        if acks && (!both.sender_has(SynOptions::ACKED) || after(ack, sender.max_ack)) {
             sender.max_ack = ack;
-            self.options[s].insert(SynOptions::ACKED);
+            both.insert_of_sender(SynOptions::ACKED);
         }
         let allowed = sender.max_end;
 
-        let receiver = &mut self.windows[r];
-        if receiver.max_window != 0 && after(end, allowed) {
+        let receiver = &mut self.windows[dir.other() as usize];
+        if after(end, allowed) && receiver.max_window != 0 {
             receiver.max_window = receiver.max_window.wrapping_add(end.wrapping_sub(allowed));
         }
         let max_end = sack.wrapping_add(window);
         if !before(max_end, receiver.max_end) {
             // One byte more than a closed window allows: the probe (RFC 9293 section 3.8.6.1).
-            receiver.max_end = max_end.wrapping_add(u32::from(window == 0));
+            receiver.max_end = max_end.wrapping_add(u32::from(closed));
         }
         if ack == receiver.end {
-            self.options[r].remove(SynOptions::UNACKED);
+            both.remove_of_receiver(SynOptions::UNACKED);
         }
+        both.store(&mut self.options, dir);
+        both.either_has(SynOptions::UNACKED)
     }
 
     /// Counts how often the same ACK segment came in a row.
     #[inline]
     fn count_repetition(&mut self, now: Last) {
-        let l = &self.last;
-        if (l.seq, l.ack, l.end, l.window, l.dir) == (now.seq, now.ack, now.end, now.window, now.dir) {
+        if self.last.is_repeated_by(&now) {
             self.retransmits = self.retransmits.wrapping_add(1);
         } else {
-            self.last = now;
-            self.retransmits = 0;
+            self.note(now);
         }
+    }
+
+    /// Notes a segment that does not repeat the one before.
+    #[inline]
+    pub(super) fn note(&mut self, now: Last) {
+        self.last = now;
+        self.retransmits = 0;
+    }
+}
+
+impl Last {
+    /// Whether the same segment comes again.
+    #[inline]
+    fn is_repeated_by(&self, now: &Last) -> bool {
+        (self.seq, self.ack, self.end, self.window, self.dir) == (now.seq, now.ack, now.end, now.window, now.dir)
     }
 }

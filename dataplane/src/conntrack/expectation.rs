@@ -114,11 +114,13 @@ impl Expectations {
     }
 
     /// Number of expectations.
+    #[inline]
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
     /// Whether there are none.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

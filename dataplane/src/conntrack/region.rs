@@ -95,6 +95,18 @@ pub(crate) fn populate(from: usize, bytes: usize) {
     unsafe { libc::madvise(first as *mut libc::c_void, from + bytes - first, libc::MADV_POPULATE_WRITE) };
 }
 
+/// Asks the processor to load the cache line at `p` to write it; harmless for any address.
+#[inline]
+pub(crate) fn prefetch_to_write<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint and never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// Asks the processor to load the cache line at `p`; harmless for any address.
 #[inline]
 pub(crate) fn prefetch<T>(p: *const T) {

@@ -12,7 +12,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use super::region::{Region, populate, prefetch};
+use super::region::{Region, populate, prefetch, prefetch_to_write};
 use super::{Connection, Direction, Key, Ticks};
 use crate::packet::Address;
 
@@ -41,6 +41,8 @@ const PARTS: usize = 3;
 
 /// Slots that are backed beyond those in use: as many again, within these bounds.
 const AHEAD: (u32, u32) = (1 << 14, 1 << 18);
+/// A slot that was never used is loaded while so many before it are taken.
+const FRESH: u32 = 8;
 /// Slots backed at a time.
 const AT_ONCE: u32 = 1 << 14;
 
@@ -224,6 +226,16 @@ impl<A: Address> Slab<A> {
 
     /// Puts a connection, whose deadline must be set, into a free slot. `None` when there is none.
     pub fn insert(&mut self, c: Connection<A>) -> Option<u32> {
+        let deadline = c.deadline;
+        let i = self.place(c)?;
+        self.begin(i, deadline);
+        Some(i)
+    }
+
+    /// Puts a connection into a free slot, where it is not live before [`Slab::begin`]; until that or
+    /// [`Slab::withdraw`] nothing else may be asked of the slot. `None` when there is none.
+    #[inline(always)]
+    pub fn place(&mut self, c: Connection<A>) -> Option<u32> {
         let i = match self.free {
             Some(Free { next }) => {
                 let after = self.free_next.as_slice()[next as usize];
@@ -231,16 +243,44 @@ impl<A: Address> Slab<A> {
                 next
             }
             None if self.used < self.view.capacity() => {
+                // Another core has zeroed them not long ago.
+                self.prefetch_to_write(self.used + FRESH);
                 self.used += 1;
                 self.view.0.high_water.store(self.used, Ordering::Release);
                 self.used - 1
             }
             None => return None,
         };
-        self.view.set(i, c.deadline);
         self.slots.as_mut_slice()[i as usize].write(c);
-        self.live += 1;
         Some(i)
+    }
+
+    /// The connection in a slot that is not live yet.
+    #[inline]
+    pub fn placed(&mut self, i: u32) -> &mut Connection<A> {
+        assert!(i < self.used);
+        // SAFETY: as in `slot`, and `&mut self` makes it the only reference.
+        unsafe { &mut *self.slots.as_mut_ptr().add(i as usize).cast() }
+    }
+
+    /// Makes a placed connection live.
+    #[inline]
+    pub fn begin(&mut self, i: u32, deadline: Ticks) {
+        self.placed(i).deadline = deadline;
+        self.view.set(i, deadline);
+        self.live += 1;
+    }
+
+    /// Frees the slot of a placed connection that does not become live.
+    pub fn withdraw(&mut self, i: u32) {
+        debug_assert!(self.view.deadline(i) == Ticks(0));
+        self.give_back(i);
+    }
+
+    fn give_back(&mut self, i: u32) {
+        self.sure = 0;
+        self.free_next.as_mut_slice()[i as usize] = self.free.map_or(0, |f| f.next + 1);
+        self.free = Some(Free { next: i });
     }
 
     /// Frees a slot and returns what was in it. Panics when it is free.
@@ -248,9 +288,7 @@ impl<A: Address> Slab<A> {
         assert!(self.is_live(i), "slot {i} is free");
         let c = *self.get(i);
         self.view.set(i, Ticks(0));
-        self.sure = 0;
-        self.free_next.as_mut_slice()[i as usize] = self.free.map_or(0, |f| f.next + 1);
-        self.free = Some(Free { next: i });
+        self.give_back(i);
         self.live -= 1;
         c
     }
@@ -325,6 +363,14 @@ impl<A: Address> Slab<A> {
     pub fn publish_deadline(&mut self, i: u32) {
         let t = self.get(i).deadline;
         self.view.set(i, t);
+    }
+
+    #[inline]
+    fn prefetch_to_write(&self, i: u32) {
+        let p = self.slots.as_ptr().wrapping_add(i as usize).cast::<u8>();
+        for line in (0..size_of::<Connection<A>>()).step_by(64) {
+            prefetch_to_write(p.wrapping_add(line));
+        }
     }
 
     /// Loads the slot's cache lines ahead of use.

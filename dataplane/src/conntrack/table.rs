@@ -119,8 +119,20 @@ impl Table {
         if m != 0 { b.entries[m.trailing_zeros() as usize] } else { Entry::NONE }
     }
 
+    /// Whether a key of this hash may be here.
+    #[inline]
+    pub fn may_have(&self, hash: u64) -> bool {
+        let b = self.bucket(hash);
+        b.passed != 0 || b.find(tag(hash)) != 0
+    }
+
     /// The connection with this key, and the key's direction in it.
+    #[inline]
     pub fn lookup<A: Address>(&self, slab: &Slab<A>, hash: u64, key: &Key<A>) -> Option<(u32, Direction)> {
+        if self.may_have(hash) { self.find(slab, hash, key) } else { None }
+    }
+
+    fn find<A: Address>(&self, slab: &Slab<A>, hash: u64, key: &Key<A>) -> Option<(u32, Direction)> {
         let mut at = hash & self.mask;
         loop {
             let b = self.bucket(at);
@@ -140,6 +152,7 @@ impl Table {
     }
 
     /// Enters slot `slot` under one direction's hash. The caller has checked that the key is not there.
+    #[inline]
     pub fn insert(&mut self, hash: u64, slot: u32, d: Direction) {
         let mask = self.mask;
         let buckets = self.buckets.as_mut_slice();

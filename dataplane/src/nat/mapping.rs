@@ -77,20 +77,25 @@ fn shard<'a, A: Address, T>(
 
 impl<A: Address> Mappings<A> {
     /// Number of sources that have a mapping.
+    #[inline]
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
     /// Whether there is none.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// What a source is translated to, and whether for all remotes.
+    #[inline]
     pub fn of(&self, source: &Endpoint<A>) -> Option<(Endpoint<A>, Option<Filtering>)> {
-        if self.is_empty() {
-            return None;
-        }
+        if self.is_empty() { None } else { self.find(source) }
+    }
+
+    #[inline(never)]
+    fn find(&self, source: &Endpoint<A>) -> Option<(Endpoint<A>, Option<Filtering>)> {
         shard(&self.inside, source).get(source).map(|m| (m.outside, m.independent))
     }
 
@@ -187,10 +192,13 @@ impl<A: Address> Mappings<A> {
     }
 
     /// The source that `remote` may reach at an outside endpoint.
+    #[inline]
     pub fn inbound(&self, outside: &Endpoint<A>, remote: A) -> Option<Endpoint<A>> {
-        if self.is_empty() {
-            return None;
-        }
+        if self.is_empty() { None } else { self.find_inbound(outside, remote) }
+    }
+
+    #[inline(never)]
+    fn find_inbound(&self, outside: &Endpoint<A>, remote: A) -> Option<Endpoint<A>> {
         let source = self.outside.user(outside)?;
         let inside = shard(&self.inside, &source);
         let m = inside.get(&source)?;

@@ -35,7 +35,7 @@ pub struct Range<'a, A> {
 pub fn source<A: Ip>(
     flow: &Key<A>,
     range: &Range<'_, A>,
-    random: &mut Random,
+    random: &Random,
     mut claim: impl FnMut(&Key<A>) -> bool,
 ) -> Option<Key<A>> {
     let own = flow.tuple;
@@ -47,6 +47,15 @@ pub fn source<A: Ip>(
         let k = Key { tuple: Tuple { src, sport, ..own }, proto: flow.proto }.inverse()?;
         claim(&k).then_some(k)
     };
+    // Most often there is one address, and what is tried first is free.
+    if let [(a, b)] = range.addresses
+        && a == b
+        && keeps
+        && range.moved.is_none()
+        && let Some(k) = attempt(*a, own.sport)
+    {
+        return Some(k);
+    }
     if keeps
         && range.addresses.iter().any(|(a, b)| (*a..=*b).contains(&own.src))
         && let Some(k) = attempt(own.src, own.sport)

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::classifier::{Classifier, Need};
+use super::classifier::{Classifier, Need, Values};
 use super::{Action, DestinationNat, Facts, Limit, List, Match, Policy, Rule, SourceNat, TrackingRule};
 use crate::route::FibFamily;
 use crate::snapshot::Snapshot;
@@ -63,32 +63,45 @@ impl Policy {
         &self,
         list: List,
         rules: usize,
-        facts: &Facts<A>,
+        values: &Values<A>,
         mut ask: impl FnMut(u16, Need) -> bool,
     ) -> Option<u16> {
         match &self.index {
-            Some(index) => index.0[list as usize].find(facts, ask),
-            None => (0..rules as u16).find(|i| ask(*i, Need::ALL)),
+            Some(index) => index.0[list as usize].find(values, ask),
+            None => walk(rules, &mut ask),
         }
     }
+}
+
+/// [`Policy::find`] without an index.
+#[cold]
+fn walk(rules: usize, ask: &mut dyn FnMut(u16, Need) -> bool) -> Option<u16> {
+    (0..rules as u16).find(|i| ask(*i, Need::ALL))
 }
 
 impl Snapshot {
     /// The rule that decides and what it does, [`Policy::DEFAULT`] for the default. Rules on the way to it may
     /// change the mark in `facts`.
+    #[inline]
     pub fn verdict<A: FibFamily>(&self, facts: &mut Facts<A>, witness: &mut impl Witness<A>) -> (u16, Action) {
         let (rules, live) = (&self.policy.rules, &self.fib.interfaces);
-        let asked = *facts;
-        let decided = self.policy.find(List::Forward, rules.len(), &asked, |i, need| {
-            let rule = &rules[usize::from(i)];
-            let within = |l: &Limit| witness.is_within(i, l, facts) != l.over;
-            if !rule.matcher.fits(facts, live, need) || !rule.limit.as_ref().is_none_or(within) {
-                return false;
-            }
-            facts.mark = rule.mark.unwrap_or(facts.mark);
-            witness.matched(i, rule, facts);
-            rule.action != Action::Continue
-        });
+        let values = Values::of(facts);
+        let decided = self.policy.find(
+            List::Forward,
+            rules.len(),
+            &values,
+            #[inline(always)]
+            |i, need| {
+                let rule = &rules[usize::from(i)];
+                let within = |l: &Limit| witness.is_within(i, l, facts) != l.over;
+                if !rule.matcher.fits(facts, live, need) || !rule.limit.as_ref().is_none_or(within) {
+                    return false;
+                }
+                facts.mark = rule.mark.unwrap_or(facts.mark);
+                witness.matched(i, rule, facts);
+                rule.action != Action::Continue
+            },
+        );
         match decided {
             Some(i) => (i, rules[usize::from(i)].action),
             None => (Policy::DEFAULT, self.policy.default),
@@ -96,20 +109,24 @@ impl Snapshot {
     }
 
     /// The first tracking rule that matches, with its index.
+    #[inline]
     pub fn tracking<A: FibFamily>(&self, facts: &Facts<A>) -> Option<(usize, &TrackingRule)> {
         self.first(List::Tracking, &self.policy.tracking, |r| &r.matcher, facts)
     }
 
     /// The first destination translation that matches, with its index.
+    #[inline]
     pub fn destination_nat<A: FibFamily>(&self, facts: &Facts<A>) -> Option<(usize, &DestinationNat)> {
         self.first(List::DestinationNat, &self.policy.destination_nat, |r| &r.matcher, facts)
     }
 
     /// The first source translation that matches, with its index.
+    #[inline]
     pub fn source_nat<A: FibFamily>(&self, facts: &Facts<A>) -> Option<(usize, &SourceNat)> {
         self.first(List::SourceNat, &self.policy.source_nat, |r| &r.matcher, facts)
     }
 
+    #[inline(always)]
     fn first<'s, A: FibFamily, R>(
         &'s self,
         list: List,
@@ -122,7 +139,7 @@ impl Snapshot {
         }
         let live = &self.fib.interfaces;
         let fits = |i: u16, need| matcher(&rules[usize::from(i)]).fits(facts, live, need);
-        let i = usize::from(self.policy.find(list, rules.len(), facts, fits)?);
+        let i = usize::from(self.policy.find(list, rules.len(), &Values::of(facts), fits)?);
         Some((i, &rules[i]))
     }
 }

@@ -188,8 +188,12 @@ impl Match {
     }
 
     /// Whether those of the conditions hold that are needed; a family is for the caller to look at unless all are.
-    #[inline]
+    #[inline(always)]
     pub(super) fn fits<A: FibFamily>(&self, f: &Facts<A>, live: &[Interface], need: Need) -> bool {
+        need == Need::NOTHING || self.hold(f, live, need)
+    }
+
+    fn hold<A: FibFamily>(&self, f: &Facts<A>, live: &[Interface], need: Need) -> bool {
         let port = |set: &Option<PortSet>, p: Option<u16>| match set {
             None => true,
             Some(s) => p.is_some_and(|p| s.contains(p)),

@@ -94,6 +94,7 @@ impl Tallies {
     }
 
     /// What a worker counts for a rule; to be written by that worker only.
+    #[inline]
     pub fn of(&self, worker: u16, list: List, rule: usize) -> Option<&Tally> {
         Some(&**self.workers.get(usize::from(worker))?.get(self.starts[list as usize] + rule)?)
     }

@@ -200,12 +200,13 @@ fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
     }
     let mut burst = std::mem::take(&mut t.burst);
     t.slab.begin_burst();
+    t.guesses.clear();
     for p in &mut burst {
         p.candidate = t.table.candidate(p.hash);
         if p.candidate != Entry::NONE {
             t.slab.prefetch(p.candidate.slot());
         } else if let Transport::Flow(ports) = p.transport {
-            t.expect_reply(w, p.headers.key(ports));
+            t.guesses.add(p.hash, p.headers.key(ports));
         }
     }
     if w.tracers.is_empty() {

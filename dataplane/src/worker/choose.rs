@@ -25,7 +25,7 @@ pub(super) struct Destination<A> {
     /// The original tuple with its destination translated.
     pub(super) flow: Key<A>,
     /// It was announced by another connection.
-    pub(super) announced: Option<Expectation>,
+    pub(super) announced: Option<Box<Expectation>>,
     /// An endpoint-independent mapping admitted it.
     pub(super) mapped: bool,
     /// Index of the destination translation that was applied.
@@ -64,13 +64,13 @@ pub(super) fn destination<P: Port, A: Member>(
 ) -> Result<Destination<A>, DropReason> {
     let mut to = Destination { flow: *key, announced: None, mapped: false, rule: None };
     let t = &key.tuple;
-    let target = ExpectedTarget { proto: key.proto, destination: t.dst.ip(), port: t.dport };
     let outside = Endpoint { address: t.dst, port: t.dport, proto: key.proto };
+    let target = || ExpectedTarget { proto: key.proto, destination: t.dst.ip(), port: t.dport };
     let expectations = &w.shared.expectations;
     let announced = match w.is_dry() {
         _ if expectations.is_empty() => None,
-        true => expectations.peek(target, t.src.ip(), w.now),
-        false => expectations.take(target, t.src.ip(), w.now),
+        true => expectations.peek(target(), t.src.ip(), w.now),
+        false => expectations.take(target(), t.src.ip(), w.now),
     };
     if let Some(e) = announced {
         w.note(|| Note::Announced(e.helper));
@@ -78,7 +78,7 @@ pub(super) fn destination<P: Port, A: Member>(
         to.flow.tuple.dst = A::from_ip(address).ok_or(DropReason::NatNoAddress)?;
         to.flow.tuple.dport = port;
         facts.mark = e.mark;
-        to.announced = Some(e);
+        to.announced = Some(Box::new(e));
     } else if let Some((i, rule)) = w.snapshot.destination_nat(facts) {
         let own = w.snapshot.fib.primary_address(p.interface);
         to.flow = nat::destination(rule, key, own).ok_or(DropReason::NatNoAddress)?;
@@ -138,8 +138,8 @@ pub(super) fn source<P: Port, A: Member>(
     let first = addresses.first().ok_or(DropReason::NatNoAddress)?.0;
     let reserved = w.snapshot.fib.host_ports.filter(|_| t.way(w, first) == Way::Local);
     let independent = choice.independent.filter(|_| protocol::has_ports(flow.proto) || flow.proto == A::ICMP);
-    let mut random = w.random.clone();
-    let claims = Claims { w, t, hash: Cell::new(0) };
+    let guess = t.guesses.next(p.hash, &w.keys, &t.table);
+    let claims = Claims { w, t, guess, hash: Cell::new(0) };
     let mut range = Range {
         addresses: &addresses,
         ports: choice.ports,
@@ -149,19 +149,18 @@ pub(super) fn source<P: Port, A: Member>(
         moved: bound.map(|(o, _)| (o.address, o.port)),
     };
     let reply = match (independent, bound) {
-        (None, _) => nat::source(flow, &range, &mut random, |r| claims.reply(r)),
+        (None, _) => nat::source(flow, &range, &w.random, |r| claims.reply(r)),
         // The source has its endpoint: that one or none, unless the policy gives it others by now.
         (Some(_), Some((outside, Some(_))))
             if nat::permits(flow, &addresses, choice.ports, (outside.address, outside.port)) =>
         {
             let only = [(outside.address, outside.address)];
             range = Range { addresses: &only, ports: Some((outside.port, outside.port)), random: false, ..range };
-            nat::source(flow, &range, &mut random, |r| claims.reply(r)).filter(|r| endpoint(r) == outside)
+            nat::source(flow, &range, &w.random, |r| claims.reply(r)).filter(|r| endpoint(r) == outside)
         }
-        (Some(_), _) => nat::source(flow, &range, &mut random, |r| claims.endpoint(r, &at)),
+        (Some(_), _) => nat::source(flow, &range, &w.random, |r| claims.endpoint(r, &at)),
     };
     let hash = claims.hash.get();
-    w.random = random;
     let Some(reply) = reply else {
         if let Some(t) = by.and_then(|by| w.tally(by)).filter(|_| !w.is_dry()) {
             t.exhausted.inc();
@@ -169,7 +168,7 @@ pub(super) fn source<P: Port, A: Member>(
         return Err(DropReason::NatExhausted);
     };
     let outside = endpoint(&reply);
-    t.translated = (outside.address != flow.tuple.src).then_some(outside.address);
+    t.guesses.translated = (outside.address != flow.tuple.src).then_some(outside.address);
     w.note(|| Note::Source { rule: by.map(|by| (by.list, by.rule)), to: (outside.address.ip(), outside.port) });
     let moved = outside.port != flow.tuple.sport && to.announced.is_none();
     // TCP is tracked to its end: RFC 6888 REQ-8a.
@@ -270,11 +269,9 @@ pub(super) fn source_at_host<P: Port, A: Member>(
     let ports = (flow.proto == protocol::SCTP).then_some((flow.tuple.sport, flow.tuple.sport));
     let range =
         Range { addresses: &[(own, own)], ports, random: false, persistent: false, reserved: None, moved: None };
-    let mut random = w.random.clone();
-    let claims = Claims { w, t, hash: Cell::new(0) };
-    let reply = nat::source(flow, &range, &mut random, |r| claims.reply(r));
+    let claims = Claims { w, t, guess: None, hash: Cell::new(0) };
+    let reply = nat::source(flow, &range, &w.random, |r| claims.reply(r));
     let hash = claims.hash.get();
-    w.random = random;
     Ok(Source { reply: reply.ok_or(DropReason::NatExhausted)?, hash, mapping: None, by: None })
 }
 
@@ -287,6 +284,8 @@ fn bound<P: Port, A: Member>(w: &Core<P>, t: &Family<A>, at: &Endpoint<A>) -> Op
 struct Claims<'a, P, A: Member> {
     w: &'a Core<P>,
     t: &'a Family<A>,
+    /// What the reply key was held to be, with its hash.
+    guess: Option<(Key<A>, u64)>,
     /// That of the reply key asked for last.
     hash: Cell<u64>,
 }
@@ -294,10 +293,14 @@ struct Claims<'a, P, A: Member> {
 impl<P: Port, A: Member> Claims<'_, P, A> {
     /// A reply key that nobody else has.
     fn reply(&self, reply: &Key<A>) -> bool {
-        let (w, hash) = (self.w, reply.hash(&self.w.keys));
+        let w = self.w;
+        let hash = match self.guess {
+            Some((key, hash)) if key.proto == reply.proto && key.tuple.equals(&reply.tuple) => hash,
+            _ => reply.hash(&w.keys),
+        };
         self.hash.set(hash);
-        let free = |hash| if w.is_dry() { w.is_unowned(hash) } else { w.shared.directory.claim(hash, w.id).is_ok() };
-        !self.t.has(w, hash, reply) && free(hash)
+        !self.t.has(w, hash, reply)
+            && if w.is_dry() { w.is_unowned(hash) } else { w.shared.directory.claim(hash, w.id).is_ok() }
     }
 
     /// A reply key, and its endpoint for the source `at` alone.
@@ -319,6 +322,7 @@ impl<P: Port, A: Member> Claims<'_, P, A> {
 }
 
 /// Counts a confirmed connection in the mappings it belongs to, and for the rule that translates its source.
+#[inline]
 pub(super) fn hold<P: Port, A: Member>(
     w: &Core<P>,
     t: &mut Family<A>,
@@ -330,6 +334,13 @@ pub(super) fn hold<P: Port, A: Member>(
     if let Some(tally) = from.by.and_then(|by| w.tally(by)) {
         tally.begun.inc();
     }
+    if from.mapping.is_some() || to.mapped {
+        map(w, to, from);
+    }
+}
+
+#[inline(never)]
+fn map<P: Port, A: Member>(w: &Core<P>, to: &Destination<A>, from: &Source<A>) {
     let mappings = A::mappings(&w.shared);
     if let Some(b) = &from.mapping {
         mappings.add(&b.source, &b.outside, b.independent, Some(to.flow.tuple.dst));

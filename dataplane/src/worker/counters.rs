@@ -74,9 +74,10 @@ pub const PROTOCOLS: [&str; 6] = ["tcp", "udp", "icmp", "sctp", "gre", "other"];
 /// half, IPv6 in the second, each by [`PROTOCOLS`].
 #[inline]
 pub fn by_protocol(v6: bool, proto: u8) -> usize {
+    // Nearly all are one of the first two.
     let kind = match proto {
-        protocol::TCP => 0,
-        protocol::UDP => 1,
+        _ if proto == protocol::TCP => 0,
+        _ if proto == protocol::UDP => 1,
         protocol::ICMP | protocol::ICMPV6 => 2,
         protocol::SCTP => 3,
         protocol::GRE => 4,

@@ -73,8 +73,14 @@ impl Directory {
     }
 
     /// The worker that owns this tuple.
+    #[inline]
     pub fn lookup(&self, hash: u64) -> Option<u16> {
-        let buckets = self.buckets.as_ref()?.as_slice();
+        self.find(self.buckets.as_ref()?, hash)
+    }
+
+    #[inline(never)]
+    fn find(&self, region: &Region<Bucket>, hash: u64) -> Option<u16> {
+        let buckets = region.as_slice();
         self.walk(buckets, hash).flat_map(|b| &b.entries).find_map(|e| {
             let e = e.load(Ordering::Relaxed);
             (e != 0 && (e ^ hash) >> 16 == 0).then(|| owner(e))
@@ -85,8 +91,16 @@ impl Directory {
     ///
     /// # Errors
     /// The worker that owns it already, possibly `me` itself.
+    #[inline]
     pub fn claim(&self, hash: u64, me: u16) -> Result<(), u16> {
-        let Some(region) = &self.buckets else { return Ok(()) };
+        match &self.buckets {
+            Some(region) => self.enter(region, hash, me),
+            None => Ok(()),
+        }
+    }
+
+    #[inline(never)]
+    fn enter(&self, region: &Region<Bucket>, hash: u64, me: u16) -> Result<(), u16> {
         let buckets = region.as_slice();
         if let Some(o) = self.lookup(hash) {
             return Err(o);
@@ -121,8 +135,15 @@ impl Directory {
     }
 
     /// Gives up a claim of `me`; nothing happens when there is none.
+    #[inline]
     pub fn release(&self, hash: u64, me: u16) {
-        let Some(region) = &self.buckets else { return };
+        if let Some(region) = &self.buckets {
+            self.remove(region, hash, me);
+        }
+    }
+
+    #[inline(never)]
+    fn remove(&self, region: &Region<Bucket>, hash: u64, me: u16) {
         let buckets = region.as_slice();
         let value = entry(hash, me);
         let mut at = self.home(hash);

@@ -6,6 +6,7 @@ use super::announce::Extensions;
 use super::core::Core;
 use super::counters::{Counter, by_protocol};
 use super::events::EventKind;
+use super::guess::Guesses;
 use super::host;
 use super::limits::Sources;
 use super::neighbour::Neighbours;
@@ -13,7 +14,7 @@ use super::shared::{Handed, Shared, WorkerShared};
 use super::translations::Translations;
 use super::ways::{Way, Ways};
 use crate::conntrack::fragment::Fragments;
-use crate::conntrack::{Connection, Direction, Entry, Key, Master, Slab, SlabView, Status, Table, Tuple};
+use crate::conntrack::{Connection, Direction, Entry, Key, Master, Slab, SlabView, Status, Table, Ticks};
 use crate::io::{Frame, Port};
 use crate::nat::{Endpoint, Mappings};
 use crate::packet::transport::Transport;
@@ -88,8 +89,7 @@ pub(super) struct Family<A: Member> {
     pub(super) fragments: Fragments<A>,
     pub(super) sources: Sources<A>,
     pub(super) translations: Translations,
-    /// What the source of the connection that has begun last was translated to, if it was.
-    pub(super) translated: Option<A>,
+    pub(super) guesses: Guesses<A>,
     /// Of connections that a helper reads, by slot.
     pub(super) extensions: Extensions,
     /// The packets of the current burst.
@@ -149,7 +149,7 @@ impl<A: Member> Family<A> {
             fragments: Fragments::default(),
             sources: Sources::default(),
             translations,
-            translated: None,
+            guesses: Guesses::default(),
             extensions: Extensions::default(),
             burst: Vec::with_capacity(crate::io::BURST),
         })
@@ -159,15 +159,6 @@ impl<A: Member> Family<A> {
     #[inline]
     pub(super) fn way<P: Port>(&mut self, w: &Core<P>, a: A) -> Way<A> {
         self.ways.find(&w.snapshot.fib, w.route_epoch, a)
-    }
-
-    /// Loads the bucket that the replies of a connection which seems to begin would be entered in, if it is
-    /// translated as the one before and keeps its port.
-    #[inline(never)]
-    pub(super) fn expect_reply<P: Port>(&self, w: &Core<P>, key: Key<A>) {
-        let Tuple { src, dst, sport, dport } = key.tuple;
-        let tuple = Tuple { src: dst, dst: self.translated.unwrap_or(src), sport: dport, dport: sport };
-        self.table.prefetch(Key { tuple, ..key }.hash(&w.keys));
     }
 
     /// The live connection with this key. One that has expired is removed on the way.
@@ -193,17 +184,17 @@ impl<A: Member> Family<A> {
         }
     }
 
-    /// Enters a connection whose two tuples are claimed; its slot. `None` when there is no room.
-    pub(super) fn confirm<P: Port>(&mut self, w: &mut Core<P>, mut c: Connection<A>, hashes: [u64; 2]) -> Option<u32> {
-        c.status.insert(Status::CONFIRMED);
-        let slot = self.slab.insert(c)?;
+    /// Enters a connection that is in its slot and whose two tuples are claimed.
+    #[inline]
+    pub(super) fn confirm<P: Port>(&mut self, w: &mut Core<P>, slot: u32, deadline: Ticks, hashes: [u64; 2]) {
+        self.slab.begin(slot, deadline);
         self.table.insert(hashes[0], slot, Direction::Original);
         self.table.insert(hashes[1], slot, Direction::Reply);
+        let c = self.slab.get(slot);
         w.counters().created[by_protocol(A::V6, c.proto)].inc();
         if !w.listeners.is_empty() {
-            w.tell(EventKind::New, &c);
+            w.tell(EventKind::New, c);
         }
-        Some(slot)
     }
 
     /// Takes a connection out of the table and frees all it holds.

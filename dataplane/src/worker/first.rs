@@ -12,12 +12,12 @@ use super::family::{Family, Member, Packet, Removal};
 use super::host;
 use super::path::{Decision, Fate, apply, opposite, translate};
 use super::reason::DropReason;
-use super::rules::{admit, count, facts};
+use super::rules::{admit, count, facts_of};
 use super::shared::Handed;
 use super::stateless::{invalid, stateless};
 use super::track;
 use super::ways::Way;
-use crate::conntrack::{Connection, CtState, Direction, Key, Status};
+use crate::conntrack::{Connection, CtState, Direction, Key, Private, Status};
 use crate::helper::HelperKind;
 use crate::io::Port;
 use crate::packet::Ip;
@@ -44,7 +44,7 @@ pub(super) fn first<P: Port, A: Member>(
     let timed = p.hash.is_multiple_of(SETUP_SAMPLE).then(Instant::now);
     check_addresses(&p.headers)?;
     check_first_source(w, t, p)?;
-    let mut facts = facts(w, p, CtState::New);
+    let mut facts = facts_of(w, p, &key);
     let tracking = w.snapshot.tracking(&facts).map(|(i, rule)| {
         w.note(|| Note::Tracking(i));
         count(w, p, List::Tracking, i);
@@ -54,75 +54,79 @@ pub(super) fn first<P: Port, A: Member>(
         w.note(|| Note::State(CtState::Untracked));
         return stateless(w, t, p, CtState::Untracked);
     }
-    let Some(private) = track::begin(w, p) else {
+    let begins = track::begin(w, p);
+    let Some(private) = &begins else {
         return invalid(w, t, p, false);
     };
     let destination = choose::destination(w, p, &key, &mut facts)?;
-    let flow = destination.flow;
+    let flow = &destination.flow;
     let way = t.way(w, flow.tuple.dst);
     let exit = if way == Way::Local {
-        if flow == key && host::is_plain(w, t, &key) {
+        if *flow == key && host::is_plain(w, t, &key) {
             return Ok(Fate::Punt);
         }
-        host::check(w, &key, &flow)?;
+        host::check(w, &key, flow)?;
         None
     } else {
         Some(exit(w, t, p, flow.tuple.dst, way, &mut facts)?)
     };
 
-    // From here on the connection holds what must be given back when it is not confirmed.
-    let mut c = Connection::new(key, key, private);
-    c.status = facts.status;
-    if let Err(why) = reserve(w, t, &mut c, p) {
-        tell(w, p, &facts, why);
-        return Err(why);
-    }
-    let source = match &exit {
-        Some(e) => choose::source(w, t, p, &destination, &facts, e.interface, e.next),
-        None => choose::source_at_host(w, t, &flow),
-    };
-    let source = match source {
-        Ok(s) => s,
+    // From here on there is something to give back when the connection is not confirmed.
+    let reserved = match reserve(w, t, &key, p.hash) {
+        Ok(status) => status,
         Err(why) => {
-            unreserve(w, t, &c, p.hash);
             tell(w, p, &facts, why);
             return Err(why);
         }
     };
-    fill(w, &mut c, &destination, &source, exit.as_ref().map_or(Policy::DEFAULT, |e| e.rule), facts.mark, p);
-    c.hop = [exit.as_ref().map_or(NO_HOP, |e| e.hop), NO_HOP];
+    let source = match &exit {
+        Some(e) => choose::source(w, t, p, &destination, &facts, e.interface, e.next),
+        None => choose::source_at_host(w, t, flow),
+    };
+    let source = match &source {
+        Ok(s) => s,
+        Err(why) => {
+            unreserve(w, t, &key, reserved, p.hash);
+            tell(w, p, &facts, *why);
+            return Err(*why);
+        }
+    };
     // A helper must read both directions.
     let helper = exit.as_ref().and_then(|_| helper(w, tracking, &destination));
     if let Some(kind) = helper {
         w.note(|| Note::Helper(kind));
-        c.status.insert(Status::HELPER);
     }
-    if exit.is_none() {
-        host::mark(w, &mut c, p);
-    }
-    let (tracked, deadline) = track::follow(w, &mut c, Direction::Original, p);
-    c.deadline = deadline;
+    let decided = Decided { key: &key, private, facts: &facts, reserved, destination: &destination, source, helper };
     if w.is_dry() {
-        return pretend(w, t, p, &c, tracked.is_ok(), exit.as_ref().map(|e| e.hop));
+        return pretend(w, t, p, &decided, exit.as_ref());
     }
-    let slot = if tracked.is_ok() { t.confirm(w, c, [p.hash, source.hash]) } else { None };
-    let Some(slot) = slot else {
-        choose::release(w, &source);
-        unreserve(w, t, &c, p.hash);
-        return Err(if tracked.is_ok() { DropReason::TableFull } else { DropReason::Invalid });
+    let Some(slot) = t.slab.place(decided.connection(w, p, exit.as_ref())) else {
+        choose::release(w, source);
+        unreserve(w, t, &key, reserved, p.hash);
+        return Err(DropReason::TableFull);
     };
-    choose::hold(w, t, slot, &destination, &source);
+    let c = t.slab.placed(slot);
+    if exit.is_none() {
+        host::mark(w, c, p);
+    }
+    let (tracked, deadline) = track::follow(w, c, Direction::Original, p);
+    if tracked.is_err() {
+        t.slab.withdraw(slot);
+        choose::release(w, source);
+        unreserve(w, t, &key, reserved, p.hash);
+        return Err(DropReason::Invalid);
+    }
+    t.confirm(w, slot, deadline, [p.hash, source.hash]);
+    choose::hold(w, t, slot, &destination, source);
+    let Some(exit) = exit else { return host::begin(w, t, p, slot) };
+    let mut c = t.slab.open(slot);
     if let Some(kind) = helper {
         t.extensions.insert(slot, Extension::new(kind));
         w.counters().helpers[kind as usize].connections.inc();
-    }
-    let Some(exit) = exit else { return host::begin(w, t, p, slot) };
-    let mut c = t.slab.open(slot);
-    if helper.is_some()
-        && let Err(why) = announce::read(w, &mut t.extensions, p, c.lend(), Direction::Original)
-    {
-        t.remove(w, slot, Removal::Deleted);
-        return Err(why);
+        if let Err(why) = announce::read(w, &mut t.extensions, p, c.lend(), Direction::Original) {
+            t.remove(w, slot, Removal::Deleted);
+            return Err(why);
+        }
     }
     apply(w, t.neighbours.get(exit.hop), p, &c, Direction::Original);
     if let Some(began) = timed {
@@ -133,29 +137,85 @@ pub(super) fn first<P: Port, A: Member>(
     Ok(Fate::Send(exit.hop))
 }
 
-/// What would become of the packet that begins `c` in a dry run: it is changed, but the connection does not
-/// come to be.
+/// What has been decided about a connection that does not exist yet.
+struct Decided<'a, A> {
+    key: &'a Key<A>,
+    private: &'a Private,
+    facts: &'a Facts<A>,
+    /// The status bits of what is reserved for it.
+    reserved: Status,
+    destination: &'a Destination<A>,
+    source: &'a Source<A>,
+    helper: Option<HelperKind>,
+}
+
+impl<A: Member> Decided<'_, A> {
+    /// The connection, which has yet to follow its first packet.
+    #[inline(always)]
+    fn connection<P: Port>(&self, w: &Core<P>, p: &Packet<A>, exit: Option<&Exit<A>>) -> Connection<A> {
+        let flow = &self.destination.flow.tuple;
+        let reply = self.source.reply.tuple;
+        let mut status = self.facts.status;
+        status.insert(self.reserved);
+        status.insert(Status::CONFIRMED);
+        let port = if self.key.proto == A::ICMP { reply.sport } else { reply.dport };
+        for (bit, is_set) in [
+            (Status::SRC_NAT, reply.dst != flow.src || port != flow.sport),
+            (Status::MAPPED, self.source.mapping.is_some()),
+            (Status::MAPPED_INBOUND, self.destination.mapped),
+            (Status::HELPER, self.helper.is_some()),
+        ] {
+            status.insert(Status(bit.0 * u16::from(is_set)));
+        }
+        let policy = &w.snapshot.policy;
+        let rule = exit.map_or(Policy::DEFAULT, |e| e.rule);
+        Connection {
+            original: self.key.tuple,
+            reply,
+            proto: self.key.proto,
+            timeouts: policy.rules.get(usize::from(rule)).map_or(policy.timeouts_of_all(), |r| r.timeouts),
+            status,
+            deadline: w.now,
+            hop: [exit.map_or(NO_HOP, |e| e.hop), NO_HOP],
+            route_generation: w.route_epoch,
+            packets: [1, 0],
+            bytes: [u64::from(p.bytes), 0],
+            private: *self.private,
+            mark: self.facts.mark,
+            rule,
+            ingress: p.interface,
+        }
+    }
+}
+
+/// What would become of the packet that begins a connection in a dry run: it is changed, but the connection does
+/// not come to be.
+#[cold]
 fn pretend<P: Port, A: Member>(
     w: &mut Core<P>,
     t: &Family<A>,
     p: &Packet<A>,
-    c: &Connection<A>,
-    valid: bool,
-    hop: Option<u16>,
+    decided: &Decided<'_, A>,
+    exit: Option<&Exit<A>>,
 ) -> Decision {
-    if !valid {
-        return Err(DropReason::Invalid);
-    }
     if t.slab.is_full() && !w.makes_room() {
         return Err(DropReason::TableFull);
     }
-    match hop {
-        Some(hop) => {
-            apply(w, t.neighbours.get(hop), p, c, Direction::Original);
-            Ok(Fate::Send(hop))
+    let mut c = decided.connection(w, p, exit);
+    if exit.is_none() {
+        host::mark(w, &mut c, p);
+    }
+    let (tracked, _) = track::follow(w, &mut c, Direction::Original, p);
+    if tracked.is_err() {
+        return Err(DropReason::Invalid);
+    }
+    match exit {
+        Some(exit) => {
+            apply(w, t.neighbours.get(exit.hop), p, &c, Direction::Original);
+            Ok(Fate::Send(exit.hop))
         }
         None => {
-            translate(w, p, &opposite(c, Direction::Original));
+            translate(w, p, &opposite(&c, Direction::Original));
             Ok(Fate::Host)
         }
     }
@@ -178,7 +238,7 @@ fn exit<P: Port, A: Member>(
     way: Way<A>,
     facts: &mut Facts<A>,
 ) -> Result<Exit<A>, DropReason> {
-    if dst.is_martian_destination() {
+    if dst != p.headers.dst && dst.is_martian_destination() {
         return Err(DropReason::MartianDestination);
     }
     let (next, interface) = match way {
@@ -207,32 +267,34 @@ fn tell<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, facts: &Facts<A>, why: D
     }
 }
 
-/// Room under the limits, and the claim to the original tuple.
+/// Room under the limits, and the claim to the original tuple: the status bits of what is held.
 fn reserve<P: Port, A: Member>(
     w: &mut Core<P>,
     t: &mut Family<A>,
-    c: &mut Connection<A>,
-    p: &Packet<A>,
-) -> Result<(), DropReason> {
+    key: &Key<A>,
+    hash: u64,
+) -> Result<Status, DropReason> {
     let limits = w.snapshot.policy.limits;
+    let limited = limits != Default::default();
     if w.is_dry() {
-        if limits != Default::default() {
-            t.sources.would_admit(c.original.src, c.proto, &limits, w.now, &w.gone_of(t, c.original.src))?;
+        if limited {
+            let source = key.tuple.src;
+            t.sources.would_admit(source, key.proto, &limits, w.now, &w.gone_of(t, source))?;
         }
-        return would_fit(w, t, p.hash);
+        return would_fit(w, t, hash);
     }
-    if limits != Default::default() {
-        t.sources.admit(c.original.src, c.proto, &limits, w.now)?;
-        c.status.insert(Status::COUNTED);
+    let mut status = Status::default();
+    if limited {
+        t.sources.admit(key.tuple.src, key.proto, &limits, w.now)?;
+        status = Status::COUNTED;
     }
     let room =
         w.reserve_connection() || (!w.snapshot.policy.keep_unassured && t.early_drop(w) && w.reserve_connection());
-    let claimed = room && w.shared.directory.claim(p.hash, w.id).is_ok();
-    if claimed {
-        return Ok(());
+    if room && w.shared.directory.claim(hash, w.id).is_ok() {
+        return Ok(status);
     }
-    if c.status.contains(Status::COUNTED) {
-        t.sources.release(c.original.src, c.proto);
+    if limited {
+        t.sources.release(key.tuple.src, key.proto);
     }
     if room {
         w.release_connection();
@@ -242,65 +304,38 @@ fn reserve<P: Port, A: Member>(
 }
 
 /// What [`reserve`] would find after the limits.
-fn would_fit<P: Port, A: Member>(w: &mut Core<P>, t: &Family<A>, hash: u64) -> Result<(), DropReason> {
+#[cold]
+fn would_fit<P: Port, A: Member>(w: &mut Core<P>, t: &Family<A>, hash: u64) -> Result<Status, DropReason> {
     if !w.has_room() && !w.makes_room() {
         let victim = (!w.snapshot.policy.keep_unassured).then(|| t.victim(w)).flatten();
         let slot = victim.ok_or(DropReason::TableFull)?;
         w.pretend_gone(slot, t.slab.get(slot));
     }
-    if w.pretend_claim(hash) { Ok(()) } else { Err(DropReason::InsertFailed) }
+    if w.pretend_claim(hash) { Ok(Status::default()) } else { Err(DropReason::InsertFailed) }
 }
 
-fn unreserve<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, c: &Connection<A>, hash: u64) {
+fn unreserve<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, key: &Key<A>, reserved: Status, hash: u64) {
     if w.is_dry() {
         return;
     }
-    if c.status.contains(Status::COUNTED) {
-        t.sources.release(c.original.src, c.proto);
+    if reserved.contains(Status::COUNTED) {
+        t.sources.release(key.tuple.src, key.proto);
     }
     w.shared.directory.release(hash, w.id);
     w.release_connection();
 }
 
-/// What the first packet decided, written into the connection.
-fn fill<P: Port, A: Member>(
-    w: &Core<P>,
-    c: &mut Connection<A>,
-    destination: &Destination<A>,
-    source: &Source<A>,
-    rule: u16,
-    mark: u32,
-    p: &Packet<A>,
-) {
-    let flow = destination.flow.tuple;
-    c.reply = source.reply.tuple;
-    let port = if c.proto == A::ICMP { c.reply.sport } else { c.reply.dport };
-    if c.reply.dst != flow.src || port != flow.sport {
-        c.status.insert(Status::SRC_NAT);
-    }
-    if source.mapping.is_some() {
-        c.status.insert(Status::MAPPED);
-    }
-    if destination.mapped {
-        c.status.insert(Status::MAPPED_INBOUND);
-    }
-    c.rule = rule;
-    c.mark = mark;
-    let policy = &w.snapshot.policy;
-    c.timeouts = policy.rules.get(usize::from(rule)).map_or(policy.timeouts_of_all(), |r| r.timeouts);
-    c.ingress = p.interface;
-    c.route_generation = w.route_epoch;
-    c.packets[0] = 1;
-    c.bytes[0] = u64::from(p.bytes);
-}
-
 /// The helper that is to read the connection.
+#[inline]
 fn helper<P: Port, A: Member>(
     w: &Core<P>,
     tracking: Option<TrackingAction>,
     destination: &Destination<A>,
 ) -> Option<HelperKind> {
     let flow = &destination.flow;
+    if tracking.is_none() && w.snapshot.policy.helpers.is_empty() {
+        return None;
+    }
     match tracking {
         Some(TrackingAction::Helper(kind)) => Some(kind).filter(|k| k.properties().protocol == flow.proto),
         Some(TrackingAction::NoHelper | TrackingAction::Untracked) => None,

@@ -16,6 +16,7 @@ pub mod expiry;
 mod explain;
 mod family;
 mod first;
+mod guess;
 mod host;
 mod judge;
 mod limits;

@@ -97,11 +97,17 @@ impl<A: Ip> Neighbours<A> {
     }
 
     /// The index of a next hop. `None` when there are too many.
+    #[inline]
     pub(super) fn hop(&mut self, fib: &Fib, interface: InterfaceId, address: A) -> Option<u16> {
         let latest = self.list.get(usize::from(self.latest));
-        if latest.is_some_and(|n| (n.interface, n.address) == (interface, address)) {
+        if latest.is_some_and(|n| n.interface == interface && n.address == address) {
             return Some(self.latest);
         }
+        self.find(fib, interface, address)
+    }
+
+    #[inline(never)]
+    fn find(&mut self, fib: &Fib, interface: InterfaceId, address: A) -> Option<u16> {
         if let Some(i) = self.index.get(&(interface, address)) {
             self.latest = *i;
             return Some(*i);

@@ -124,6 +124,12 @@ fn no_flow<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packe
 /// A packet whose connection is not where it was looked for first.
 #[inline(never)]
 fn missed<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>, key: Key<A>) -> Decision {
+    if t.table.may_have(p.hash) { elsewhere(w, t, p, key) } else { first(w, t, p, key) }
+}
+
+/// A packet whose connection is somewhere else than where it was looked for first, if it has any.
+#[inline(never)]
+fn elsewhere<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>, key: Key<A>) -> Decision {
     let Some((slot, d)) = t.search(w, p.hash, &key) else {
         return first(w, t, p, key);
     };

@@ -29,7 +29,18 @@ pub(super) fn facts<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>, state: CtState) 
     }
 }
 
+/// What is known of a flow's packet before it is routed: it may begin a connection.
+#[inline]
+pub(super) fn facts_of<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>, key: &Key<A>) -> Facts<A> {
+    let mut facts = describe(&w.snapshot.policy, key, p.interface, CtState::New);
+    if key.proto == protocol::TCP {
+        facts.tcp_flags = Some(w.pool.bytes(p.frame)[usize::from(p.headers.l4) + 13]);
+    }
+    facts
+}
+
 /// What is known of a flow before it is routed. A TCP connection is taken to begin with a SYN.
+#[inline]
 pub(super) fn describe<A: Ip>(policy: &Policy, key: &Key<A>, ingress: InterfaceId, state: CtState) -> Facts<A> {
     let ports = protocol::has_ports(key.proto);
     Facts {
@@ -75,6 +86,7 @@ pub(super) fn admit<P: Port, A: Ip>(
 }
 
 /// Counts a packet for the rule that has decided about it.
+#[inline]
 pub(super) fn count<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>, list: List, rule: usize) {
     if w.is_dry() {
         return;

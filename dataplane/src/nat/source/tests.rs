@@ -15,10 +15,10 @@ fn keeps_the_port_or_its_class() {
         let mut taken = HashSet::new();
         let pool = [(V4(1), V4(1))];
         let r = Range { addresses: &pool, ports: None, random: false, persistent: false, reserved: None, moved: None };
-        let mut rng = Random::default();
-        let first = source(&flow(10, sport, protocol::UDP), &r, &mut rng, |k| taken.insert(*k)).unwrap();
+        let rng = Random::default();
+        let first = source(&flow(10, sport, protocol::UDP), &r, &rng, |k| taken.insert(*k)).unwrap();
         assert_eq!(first.tuple.dport, sport);
-        let second = source(&flow(11, sport, protocol::UDP), &r, &mut rng, |k| taken.insert(*k)).unwrap();
+        let second = source(&flow(11, sport, protocol::UDP), &r, &rng, |k| taken.insert(*k)).unwrap();
         assert!(second.tuple.dport != sport && class.contains(&second.tuple.dport));
         for port in [first.tuple.dport, second.tuple.dport] {
             assert!(permits(&flow(11, sport, protocol::UDP), &pool, None, (V4(1), port)));
@@ -33,9 +33,9 @@ fn portless_protocols_have_one_flow_an_address() {
     let mut taken = HashSet::new();
     let pool = [(V4(1), V4(2))];
     let r = Range { addresses: &pool, ports: None, random: false, persistent: false, reserved: None, moved: None };
-    let mut rng = Random::default();
+    let rng = Random::default();
     let mut next = |n| {
-        source(&Key { tuple: Tuple { src: V4(n), dst: V4(9), sport: 0, dport: 0 }, proto: 50 }, &r, &mut rng, |k| {
+        source(&Key { tuple: Tuple { src: V4(n), dst: V4(9), sport: 0, dport: 0 }, proto: 50 }, &r, &rng, |k| {
             taken.insert(*k)
         })
     };
@@ -66,10 +66,10 @@ fn reserved_ports_are_passed_over() {
         reserved: Some((1100, 65_000)),
         moved: None,
     };
-    let mut rng = Random::default();
+    let rng = Random::default();
     for n in 0..200 {
-        let mut taken = HashSet::from([source(&flow(9, 4000, 17), &range, &mut rng, |_| true).unwrap()]);
-        assert!(source(&flow(n, 4000, 17), &range, &mut rng, |k| taken.insert(*k)).is_some());
+        let mut taken = HashSet::from([source(&flow(9, 4000, 17), &range, &rng, |_| true).unwrap()]);
+        assert!(source(&flow(n, 4000, 17), &range, &rng, |k| taken.insert(*k)).is_some());
     }
 }
 
@@ -149,6 +149,6 @@ proptest! {
 
 /// The address and port that a flow's source is translated to.
 fn source_of(flow: &Key<V4>, r: &Range<'_, V4>, claim: impl FnMut(&Key<V4>) -> bool) -> Option<(V4, u16)> {
-    let k = source(flow, r, &mut Random::default(), claim)?;
+    let k = source(flow, r, &Random::default(), claim)?;
     Some((k.tuple.dst, k.tuple.dport))
 }

@@ -30,7 +30,7 @@ pub(in super::super) struct Need(u16);
 
 impl Need {
     /// None.
-    pub(super) const NOTHING: Need = Need(0);
+    pub(in super::super) const NOTHING: Need = Need(0);
     /// All of them.
     pub(in super::super) const ALL: Need = Need(0x1ff);
     const OTHERS: u16 = 1 << DIMENSIONS;
@@ -55,12 +55,6 @@ impl Need {
     #[must_use]
     pub(super) fn with_others(self) -> Self {
         Need(self.0 | Self::OTHERS)
-    }
-
-    /// Those that are in both.
-    #[must_use]
-    pub(super) fn and(self, other: Need) -> Self {
-        Need(self.0 & other.0)
     }
 
     /// Those that are not in the other.
@@ -91,7 +85,7 @@ impl Dimension {
     ];
 
     /// A packet's value.
-    #[inline]
+    #[inline(always)]
     pub(super) fn value<A: Address>(self, f: &Facts<A>) -> u128 {
         match self {
             Dimension::From => f.from.into(),

@@ -19,9 +19,10 @@ use arrayvec::ArrayVec;
 
 use self::build::Builder;
 use self::digest::Digest;
+pub(super) use self::digest::Values;
 pub(super) use self::dimension::{Dimension, Need};
 use super::ranks::{Key, Ranks};
-use super::{Facts, Family, Match};
+use super::{Family, Match};
 use crate::packet::{Address, V4, V6};
 
 /// The most lists that a packet's candidates can be in.
@@ -75,10 +76,10 @@ impl Classifier {
     /// Calls `ask` for the rules that may match a packet, in order, with the conditions that are still to be
     /// compared, until it says that this is the one.
     #[inline]
-    pub(super) fn find<A: Address>(&self, facts: &Facts<A>, ask: impl FnMut(u16, Need) -> bool) -> Option<u16> {
+    pub(super) fn find<A: Address>(&self, values: &Values<A>, ask: impl FnMut(u16, Need) -> bool) -> Option<u16> {
         match Family::of_type::<A>() {
-            Family::V4 => self.v4.find(|d| V4(d.value(facts) as u32), ask),
-            Family::V6 => self.v6.find(|d| V6::from_bits(d.value(facts)), ask),
+            Family::V4 => self.v4.find(&values.of_family(), ask),
+            Family::V6 => self.v6.find(&values.of_family(), ask),
         }
     }
 
@@ -90,57 +91,89 @@ impl Classifier {
 
 impl<A: Key> Tree<A> {
     #[inline]
-    fn find(&self, value: impl Fn(Dimension) -> A, mut ask: impl FnMut(u16, Need) -> bool) -> Option<u16> {
-        let mut lists = ArrayVec::new();
-        self.lists(&value, &mut lists);
-        let mut asks = |c: &Candidate| {
-            let need = self.digests[usize::from(c.rule)].compare(c.need, &value)?;
-            ask(c.rule, need).then_some(c.rule)
-        };
-        if let [list] = lists[..] {
-            return list.iter().find_map(asks);
+    fn find(&self, values: &Values<A>, mut ask: impl FnMut(u16, Need) -> bool) -> Option<u16> {
+        match *self.descend(self.root, values) {
+            Node::Leaf { start, len, .. } => {
+                self.list(start, len).iter().find_map(|c| self.compare(c, values, &mut ask))
+            }
+            _ => self.find_in_several(values, &mut ask),
         }
+    }
+
+    /// [`Tree::find`] where candidates may be in more than one list.
+    #[inline(never)]
+    fn find_in_several(&self, values: &Values<A>, ask: &mut dyn FnMut(u16, Need) -> bool) -> Option<u16> {
+        let mut lists = ArrayVec::new();
+        self.lists(values, &mut lists);
         loop {
             let first: &mut &[Candidate] = lists.iter_mut().filter(|l| !l.is_empty()).min_by_key(|l| l[0].rule)?;
             let (next, rest) = first.split_first()?;
             *first = rest;
-            if let Some(found) = asks(next) {
+            if let Some(found) = self.compare(next, values, &mut *ask) {
                 return Some(found);
             }
         }
     }
 
+    /// Asks about a candidate if what its digest has of it holds.
+    #[inline(always)]
+    fn compare(&self, c: &Candidate, values: &Values<A>, mut ask: impl FnMut(u16, Need) -> bool) -> Option<u16> {
+        let need = match c.need {
+            Need::NOTHING => c.need,
+            need => self.digests[usize::from(c.rule)].compare(need, values)?,
+        };
+        ask(c.rule, need).then_some(c.rule)
+    }
+
+    #[inline(always)]
+    fn list(&self, start: u32, len: u16) -> &[Candidate] {
+        &self.candidates[start as usize..start as usize + usize::from(len)]
+    }
+
+    /// The first node from `at` on that does not lead to just one other.
+    #[inline(always)]
+    fn descend(&self, mut at: u32, values: &Values<A>) -> &Node<A> {
+        loop {
+            at = match &self.nodes[at as usize] {
+                Node::Below { dimension, key, yes, no } => {
+                    if values.get(*dimension) < *key {
+                        *yes
+                    } else {
+                        *no
+                    }
+                }
+                Node::Many { dimension, cuts, children } => {
+                    let interval = self.cuts[*cuts as usize].rank(values.get(*dimension));
+                    self.children[*children as usize + interval]
+                }
+                end => return end,
+            };
+        }
+    }
+
     /// The lists that may have rules for a packet.
-    fn lists<'t>(&'t self, value: impl Fn(Dimension) -> A, out: &mut ArrayVec<&'t [Candidate], LISTS>) {
+    fn lists<'t>(&'t self, values: &Values<A>, out: &mut ArrayVec<&'t [Candidate], LISTS>) {
         let mut waiting: ArrayVec<(u32, u16), LISTS> = ArrayVec::new();
         // The first rule that matches in any case: later ones are of no interest.
         let mut sure = u16::MAX;
         let mut at = self.root;
         loop {
-            match &self.nodes[at as usize] {
-                Node::Below { dimension, key, yes, no } => {
-                    at = if value(*dimension) < *key { *yes } else { *no };
-                    continue;
-                }
-                Node::Many { dimension, cuts, children } => {
-                    let interval = self.cuts[*cuts as usize].rank(value(*dimension));
-                    at = self.children[*children as usize + interval];
-                    continue;
-                }
+            match *self.descend(at, values) {
                 Node::Both { first, second, low } => {
-                    waiting.push((*second, *low));
-                    at = *first;
+                    waiting.push((second, low));
+                    at = first;
                     continue;
                 }
                 Node::Leaf { start, len, sure: last_is_sure } => {
-                    let list = &self.candidates[*start as usize..*start as usize + usize::from(*len)];
+                    let list = self.list(start, len);
                     if let Some(last) = list.last() {
                         out.push(list);
-                        if *last_is_sure {
+                        if last_is_sure {
                             sure = sure.min(last.rule);
                         }
                     }
                 }
+                Node::Below { .. } | Node::Many { .. } => {}
             }
             loop {
                 match waiting.pop() {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::conntrack::{CtState, Status};
-use crate::policy::{AddressSet, IcmpTypes, PortSet, States, TcpFlags, Zones};
+use crate::policy::{AddressSet, Facts, IcmpTypes, PortSet, States, TcpFlags, Zones};
 use crate::route::{FibFamily, Interface};
 
 /// Numbers that are near each other, so that ranges meet and values hit their ends.
@@ -149,7 +149,7 @@ fn walk<A: FibFamily>(rules: &[(Match, bool)], f: &Facts<A>, live: &[Interface])
 
 fn found<A: FibFamily>(c: &Classifier, rules: &[(Match, bool)], f: &Facts<A>, live: &[Interface]) -> Vec<u16> {
     let mut out = Vec::new();
-    c.find(f, |i, need| {
+    c.find(&Values::of(f), |i, need| {
         let (m, last) = &rules[usize::from(i)];
         let fits = m.fits(f, live, need);
         out.extend(fits.then_some(i));
@@ -292,7 +292,7 @@ fn large_lists() {
                 mark: 0,
             };
             let mut lists = ArrayVec::new();
-            c.v4.lists(|d| V4(d.value(&f) as u32), &mut lists);
+            c.v4.lists(&Values::of(&f), &mut lists);
             let asked = lists.iter().map(|l| l.len()).sum();
             most = most.max(asked);
             sum += asked;

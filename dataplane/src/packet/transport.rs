@@ -48,6 +48,7 @@ pub enum Transport {
 }
 
 /// Reads the transport header of an unfragmented packet, or of a first fragment.
+#[inline(always)]
 pub fn classify<A: Ip>(frame: &[u8], h: &Headers<A>) -> Transport {
     let b = &frame[usize::from(h.l4)..usize::from(h.end)];
     match h.proto {

@@ -3,9 +3,10 @@
 use super::core::Core;
 use super::exit::check_addresses;
 use super::family::{Families, Family, Member, Packet};
+use super::handoff::Lent;
 use super::options;
 use super::path;
-use super::reason::DropReason;
+use super::reason::{DropReason, HandoffReason};
 use super::shared::Handed;
 use super::trace;
 use crate::conntrack::Entry;
@@ -65,6 +66,36 @@ pub(super) fn received_tagged<P: Port>(w: &mut Core<P>, families: &mut Families,
 pub(super) fn one<P: Port>(w: &mut Core<P>, families: &mut Families, f: Frame, interface: InterfaceId, handed: Handed) {
     let own = own_address(w, interface);
     parse(w, families, f, interface, own, handed);
+}
+
+/// Stage one for a copy of a frame that another worker has lent. It is the frame itself that is read: the copy takes
+/// a while to arrive in the cache.
+#[inline(always)]
+pub(super) fn lent<P: Port>(w: &mut Core<P>, families: &mut Families, f: Frame, frame: &[u8], lent: &Lent) {
+    // The interface may have gone meanwhile.
+    let known = lent.hash != 0
+        && usize::from(lent.interface) < w.snapshot.fib.interfaces.len()
+        && match frame.get(12..14) {
+            Some(&[8, 0]) => known(&mut families.v4, f, frame, lent),
+            Some(&[0x86, 0xdd]) => known(&mut families.v6, f, frame, lent),
+            _ => false,
+        };
+    if !known {
+        one(w, families, f, lent.interface, lent.handed);
+    }
+}
+
+/// Lets a packet join whose checksums and hash are known. False, and nothing done, when it is not a plain one.
+#[inline(always)]
+fn known<A: Member>(t: &mut Family<A>, f: Frame, frame: &[u8], lent: &Lent) -> bool {
+    let Some(headers) = A::parse_plain(frame, ETHERNET) else { return false };
+    let transport = transport::classify(frame, &headers);
+    t.table.prefetch(lent.hash);
+    // The burst is never reallocated.
+    assert!(t.burst.len() < t.burst.capacity());
+    let packet = Packet::new(f, lent.interface, headers, transport);
+    t.burst.push(Packet { handed: lent.handed, hash: lent.hash, ..packet });
+    true
 }
 
 /// The Ethernet address that frames to an interface have as their destination, in the upper six bytes. The
@@ -193,6 +224,32 @@ pub(super) fn forward<P: Port>(w: &mut Core<P>, families: &mut Families) {
     stages::<P, V6>(w, families);
 }
 
+/// Hands a packet to the owner of its connection if that is another worker; of one that seems to begin a connection the
+/// next step is prepared. False when it has gone.
+#[inline]
+fn is_own<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>) -> bool {
+    let Transport::Flow(ports) = p.transport else { return true };
+    if p.candidate != Entry::NONE {
+        return true;
+    }
+    // One that is traced tells of it on its way.
+    if p.handed != Handed::ToOwner
+        && w.tracers.is_empty()
+        && let Some(owner) = w.shared.directory.lookup(p.hash).filter(|o| *o != w.id)
+    {
+        w.hand_off(p, owner, HandoffReason::Connection);
+        return false;
+    }
+    t.guesses.add(p.hash, p.headers.key(ports));
+    true
+}
+
+/// Hands packets of other workers' connections to them.
+#[inline(never)]
+fn sift<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, burst: &mut Vec<Packet<A>>) {
+    burst.retain(|p| is_own(w, t, p));
+}
+
 fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
     let t = A::of(families);
     if t.burst.is_empty() {
@@ -201,13 +258,21 @@ fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
     let mut burst = std::mem::take(&mut t.burst);
     t.slab.begin_burst();
     t.guesses.clear();
+    let several = w.shared.workers.len() > 1;
+    let mut strangers = false;
     for p in &mut burst {
         p.candidate = t.table.candidate(p.hash);
         if p.candidate != Entry::NONE {
             t.slab.prefetch(p.candidate.slot());
+        } else if several {
+            strangers = true;
+            w.shared.directory.prefetch(p.hash);
         } else if let Transport::Flow(ports) = p.transport {
             t.guesses.add(p.hash, p.headers.key(ports));
         }
+    }
+    if strangers {
+        sift(w, t, &mut burst);
     }
     if w.tracers.is_empty() {
         for p in &mut burst {

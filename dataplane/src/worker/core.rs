@@ -7,8 +7,9 @@ use ahash::RandomState;
 
 use super::counters::Counters;
 use super::events::Subscription;
-use super::reason::{DropReason, HandoffReason};
-use super::shared::{Handed, Lent, NeighbourRequest, Punt, Shared, ToHost};
+use super::handoff::Ends;
+use super::reason::DropReason;
+use super::shared::{NeighbourRequest, Punt, Shared, ToHost};
 use super::trace::Tracer;
 use super::translations::Translator;
 use super::watch::Watch;
@@ -62,8 +63,8 @@ pub(super) struct Core<P> {
     /// Tokens of the ICMP error rate limit, in thousandths, and when they were last filled up.
     icmp_tokens: u64,
     icmp_filled: Ticks,
-    /// Frames lent to other workers.
-    pub(super) lent: u32,
+    /// Where frames go to other workers, and theirs come from.
+    pub(super) ends: Ends,
     /// What is noted of the way of the packet that is under way; there only while somebody wants to know.
     pub(super) watch: Option<Box<Watch>>,
     /// Who wants to know the ways of packets.
@@ -81,6 +82,7 @@ impl<P: Port> Core<P> {
         let snapshot = shared.current.load();
         let (outlets, inlets) = wiring::of(&snapshot.policy);
         let now = shared.now();
+        let ends = shared.handoffs.take(usize::from(id));
         Core {
             id,
             keys: shared.keys.clone(),
@@ -96,7 +98,7 @@ impl<P: Port> Core<P> {
             quota: 0,
             icmp_tokens: 0,
             icmp_filled: now,
-            lent: 0,
+            ends,
             watch: None,
             tracers: Vec::new(),
             listeners: Vec::new(),
@@ -200,23 +202,6 @@ impl<P: Port> Core<P> {
     pub(super) fn wake_host(&mut self) {
         if std::mem::take(&mut self.host_waits) {
             self.shared.punt_ready.signal();
-        }
-    }
-
-    /// Lends a frame to another worker.
-    pub(super) fn hand_off(&mut self, interface: InterfaceId, f: Frame, owner: u16, why: HandoffReason) {
-        let handed = match why {
-            HandoffReason::Fragment => Handed::ToCollect,
-            HandoffReason::Connection | HandoffReason::IcmpError => Handed::ToOwner,
-        };
-        let index = self.pool.index(f);
-        let lent = Lent { from: self.id, index, data: self.pool.address(f), len: f.len, interface, handed };
-        if self.shared.workers[usize::from(owner)].inbox.push(lent).is_ok() {
-            self.lent += 1;
-            self.counters().handed_off[why as usize].inc();
-            self.shared.wake(usize::from(owner));
-        } else {
-            self.discard(f, DropReason::HandoffFull);
         }
     }
 

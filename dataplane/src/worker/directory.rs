@@ -9,7 +9,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::conntrack::region::Region;
+use crate::conntrack::region::{Region, prefetch};
 
 const SLOTS: usize = 7;
 
@@ -72,6 +72,14 @@ impl Directory {
         })
     }
 
+    /// Loads the hash's home bucket ahead of use.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        if let Some(buckets) = &self.buckets {
+            prefetch(buckets.as_ptr().wrapping_add(self.home(hash) as usize));
+        }
+    }
+
     /// The worker that owns this tuple.
     #[inline]
     pub fn lookup(&self, hash: u64) -> Option<u16> {
@@ -81,10 +89,20 @@ impl Directory {
     #[inline(never)]
     fn find(&self, region: &Region<Bucket>, hash: u64) -> Option<u16> {
         let buckets = region.as_slice();
-        self.walk(buckets, hash).flat_map(|b| &b.entries).find_map(|e| {
-            let e = e.load(Ordering::Relaxed);
-            (e != 0 && (e ^ hash) >> 16 == 0).then(|| owner(e))
-        })
+        let mut at = self.home(hash);
+        loop {
+            let b = &buckets[at as usize];
+            for e in &b.entries {
+                let e = e.load(Ordering::Relaxed);
+                if (e ^ hash) >> 16 == 0 && e != 0 {
+                    return Some(owner(e));
+                }
+            }
+            if b.passed.load(Ordering::SeqCst) == 0 {
+                return None;
+            }
+            at = (at + 1) & self.mask;
+        }
     }
 
     /// Claims a tuple for `me`.

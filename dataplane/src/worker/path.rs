@@ -87,7 +87,7 @@ pub(super) fn carry_out<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, 
         Fate::Send(hop) => emit::send(w, t, p, hop),
         Fate::Punt => w.punt(p.interface, p.frame),
         Fate::Host => host::deliver(w, p),
-        Fate::HandOff(owner) => w.hand_off(p.interface, p.frame, owner, handoff(p)),
+        Fate::HandOff(owner) => w.hand_off(p, owner, handoff(p)),
         Fate::Collected => {}
         Fate::Drop(why) => w.discard(p.frame, why),
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::burst;
 use super::core::Core;
 use super::family::{Families, Family, Member};
+use super::handoff;
 use super::reason::DropReason;
 use super::shared::Shared;
 use super::tasks::{self, Tasks};
@@ -114,7 +115,9 @@ impl<P: Port> Worker<P> {
         if self.core.shared.current.generation() != self.core.snapshot.generation {
             self.take_snapshot();
         }
-        let mut frames = self.take_over();
+        let mut frames = handoff::take_over(&mut self.core, &mut self.families);
+        // After copies were made in frames that this core has written last.
+        self.core.take_back();
         for i in 0..self.core.ports.len() {
             let Core { ports, pool, .. } = &mut self.core;
             ports[i].receive(pool, &mut self.received, BURST);
@@ -130,6 +133,7 @@ impl<P: Port> Worker<P> {
             self.received = received;
             self.received.clear();
         }
+        self.core.publish_handed();
         self.ports_flushed = true;
         let Core { ports, pool, .. } = &mut self.core;
         for port in ports {
@@ -158,42 +162,6 @@ impl<P: Port> Worker<P> {
         frames
     }
 
-    /// Frames that other workers have handed over.
-    fn take_over(&mut self) -> usize {
-        if self.core.shared.workers[usize::from(self.core.id)].inbox.is_empty() {
-            return 0;
-        }
-        let shared = self.core.shared.clone();
-        let inbox = &shared.workers[usize::from(self.core.id)].inbox;
-        let mut n = 0;
-        while n < BURST
-            && let Some(lent) = inbox.pop()
-        {
-            n += 1;
-            let own = self.core.pool.take().map(|f| Frame { len: lent.len, ..f });
-            match own {
-                Some(f) if usize::from(lent.len) <= self.core.pool.capacity() => {
-                    // SAFETY: the lender keeps the frame untouched and mapped until its index comes back,
-                    // which happens below, and `len` bytes of it were a packet in its pool.
-                    let bytes = unsafe { std::slice::from_raw_parts(lent.data, usize::from(lent.len)) };
-                    self.core.pool.bytes_mut(f).copy_from_slice(bytes);
-                    self.core.counters().taken_over.inc();
-                    burst::one(&mut self.core, &mut self.families, f, lent.interface, lent.handed);
-                }
-                own => {
-                    if let Some(f) = own {
-                        self.core.pool.give(f);
-                    }
-                    self.core.counters().drop(DropReason::NoFrame);
-                }
-            }
-            // Has as many places as the lender has frames.
-            let _ = shared.workers[usize::from(lent.from)].returns.push(lent.index);
-        }
-        burst::forward(&mut self.core, &mut self.families);
-        n
-    }
-
     fn take_snapshot(&mut self) {
         let w = &mut self.core;
         let former = std::mem::replace(&mut w.snapshot, w.shared.current.load());
@@ -216,11 +184,10 @@ impl<P: Port> Worker<P> {
         // Pairs with the fence in `Shared::wake`: either the other side sees that we sleep, or we see
         // what it has queued.
         fence(Ordering::SeqCst);
-        let quiet = own.inbox.is_empty()
+        let quiet = self.core.ends.is_quiet()
             && own.commands.is_empty()
             && own.sights.is_empty()
             && own.expired.is_empty()
-            && own.returns.is_empty()
             && shared.current.generation() == self.core.snapshot.generation;
         if quiet {
             let readable = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };

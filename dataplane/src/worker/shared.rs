@@ -14,6 +14,7 @@ use super::account::Account;
 use super::counters::Counters;
 use super::directory::Directory;
 use super::events::Subscription;
+use super::handoff::Queues;
 use super::listing::{ConnectionInfo, Filter};
 use super::logged::LogRecord;
 use super::succession::Judged;
@@ -35,6 +36,8 @@ pub struct Shared {
     pub current: Published,
     /// Which worker owns a tuple.
     pub directory: Directory,
+    /// Frames on their way from worker to worker.
+    pub(super) handoffs: Queues,
     /// Announced connections.
     pub expectations: Expectations,
     /// IPv4 sources that are bound to an outside endpoint.
@@ -74,10 +77,6 @@ pub struct Shared {
 pub struct WorkerShared {
     /// Its counters.
     pub counters: Counters,
-    /// Frames other workers hand to it.
-    pub inbox: ArrayQueue<Lent>,
-    /// Its own frames, given back by the workers they were lent to.
-    pub returns: ArrayQueue<u32>,
     /// Orders from the control thread.
     pub commands: ArrayQueue<Command>,
     /// What has been seen of the gateway host's answers on its connections.
@@ -98,23 +97,6 @@ pub struct WorkerShared {
     pub slab6: SlabView,
 }
 
-/// A frame lent to the owner of its connection, who copies it and gives the index back.
-#[derive(Debug)]
-pub struct Lent {
-    /// The worker whose frame it is.
-    pub from: u16,
-    /// Its index in that worker's pool.
-    pub index: u32,
-    /// Its first byte.
-    pub data: *const u8,
-    /// Its length in bytes.
-    pub len: u16,
-    /// The interface it came in on.
-    pub interface: InterfaceId,
-    /// What it was handed over for.
-    pub handed: Handed,
-}
-
 /// Whether a frame came from another worker, and what for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Handed {
@@ -125,9 +107,6 @@ pub enum Handed {
     /// Its connection is this worker's. It is not handed on again.
     ToOwner,
 }
-
-// SAFETY: the pointer is only read, and the lender does not touch the frame until its index comes back.
-unsafe impl Send for Lent {}
 
 /// A connection's place in a worker's slabs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -251,12 +230,11 @@ impl Shared {
             keys,
             current: Published::new(workers),
             directory,
+            handoffs: Queues::new(workers, frames),
             expectations: Expectations::default(),
             mappings4: Mappings::default(),
             mappings6: Mappings::default(),
-            workers: (0..workers)
-                .map(|_| WorkerShared::new(interfaces, max_connections, frames))
-                .collect::<io::Result<_>>()?,
+            workers: (0..workers).map(|_| WorkerShared::new(interfaces, max_connections)).collect::<io::Result<_>>()?,
             neighbour_requests: ArrayQueue::new(1024),
             punts: ArrayQueue::new(1024),
             logged: ArrayQueue::new(4096),
@@ -314,11 +292,9 @@ impl Shared {
 }
 
 impl WorkerShared {
-    fn new(interfaces: usize, max_connections: u32, frames: u32) -> io::Result<Self> {
+    fn new(interfaces: usize, max_connections: u32) -> io::Result<Self> {
         Ok(WorkerShared {
             counters: Counters::new(interfaces),
-            inbox: ArrayQueue::new(4096),
-            returns: ArrayQueue::new((frames as usize).max(1)),
             commands: ArrayQueue::new(16),
             sights: ArrayQueue::new(4096),
             expired: ArrayQueue::new(64),

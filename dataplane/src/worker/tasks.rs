@@ -53,10 +53,6 @@ impl Tasks {
     pub(super) fn turn<P: Port>(&mut self, w: &mut Core<P>, f: &mut Families, busy: bool) {
         let shared = w.shared.clone();
         let own = &shared.workers[usize::from(w.id)];
-        while let Some(index) = own.returns.pop() {
-            w.pool.give_index(index);
-            w.lent -= 1;
-        }
         while let Some(s) = own.sights.pop() {
             host::follow_answer(w, f, &s);
         }
@@ -199,7 +195,7 @@ pub(super) fn gauges<P: Port>(w: &Core<P>, f: &Families) {
     family_gauge(own, &f.v6);
     c.frames_total.set(u64::from(w.pool.frames()));
     c.frames_free.set(w.pool.available() as u64);
-    c.frames_lent.set(u64::from(w.lent));
+    c.frames_lent.set(u64::from(w.ends.lent()));
     let neighbours = f.v4.neighbours.waiting() + f.v6.neighbours.waiting();
     c.frames_waiting.set(neighbours as u64 + u64::from(f.v4.fragments.waiting() + f.v6.fragments.waiting()));
     for (n, port) in w.ports.iter().enumerate() {

@@ -54,7 +54,7 @@ bench:
 bench-peers:
 	@tests/prepare bench $@
 	cargo build --release --locked -p sluice -p sluice-perf
-	cargo run --release --locked --quiet -p sluice-perf -- veth --gateways sluice,kernel,openvswitch,forwarder,redirect \
+	cargo run --release --locked --quiet -p sluice-perf -- veth --gateways sluice,kernel,kernel-softirq,openvswitch,forwarder,redirect \
 		--flows 1,1024,65536,1048576 --output target/bench/peers.json --markdown target/bench/peers.md --plot target/bench/peers.svg
 
 lint:

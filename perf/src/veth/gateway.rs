@@ -1,4 +1,4 @@
-//! The gateways that are compared, each on the gateway's CPU.
+//! The gateways that are compared, all but one on the gateway's CPU.
 
 mod kernel;
 mod openvswitch;
@@ -19,7 +19,7 @@ use super::lab::{self, CLIENT_MAC, INSIDE_PORT, Lab, OUTSIDE_PORT, SERVER_MAC};
 use super::process::{Process, command, run_time};
 use crate::sys;
 
-/// The CPU of every gateway.
+/// The CPU of every gateway but [`Kind::KernelSoftirq`].
 pub(super) const GATEWAY_CPU: usize = 1;
 /// How long it takes to run as before, after it was stopped.
 const WAKING: Duration = Duration::from_millis(1100);
@@ -31,6 +31,9 @@ pub(crate) enum Kind {
     Sluice,
     /// nftables masquerade, its NAPI threads on the gateway's CPU
     Kernel,
+    /// The same as it is when nobody configures NAPI: its work is done in the softirq of whoever sends, on the hosts'
+    /// CPU. A generator of UDP would measure itself; so TCP and round trips only
+    KernelSoftirq,
     /// Open vSwitch's user space datapath on AF_XDP, connection tracking and SNAT
     Openvswitch,
     /// Layer-2 forwarding over AF_XDP, without looking at the packets: the ceiling of AF_XDP
@@ -44,6 +47,7 @@ impl fmt::Display for Kind {
         f.pad(match self {
             Kind::Sluice => "sluice",
             Kind::Kernel => "kernel",
+            Kind::KernelSoftirq => "kernel-softirq",
             Kind::Openvswitch => "openvswitch",
             Kind::Forwarder => "forwarder",
             Kind::Redirect => "redirect",
@@ -55,6 +59,11 @@ impl Kind {
     /// Whether packets leave with the gateway's address.
     pub(super) fn translates(self) -> bool {
         !matches!(self, Kind::Forwarder | Kind::Redirect)
+    }
+
+    /// Whether it works on another CPU than the hosts.
+    pub(super) fn has_own_cpu(self) -> bool {
+        self != Kind::KernelSoftirq
     }
 }
 
@@ -75,6 +84,8 @@ enum Work {
     /// With what else it needs to run.
     Switch(Process, #[expect(dead_code, reason = "lives as long as the switch")] Process),
     KernelThreads(Vec<u32>),
+    /// Nobody else than the hosts.
+    Hosts,
     Redirect(Vec<u32>, #[expect(dead_code, reason = "detaches the program when dropped")] Redirect),
 }
 
@@ -87,12 +98,19 @@ impl Gateway {
     pub(super) fn start(kind: Kind, sluice: &Path, busy: bool) -> Result<Self> {
         let lab = Lab::new(&kind.to_string(), 1)?;
         let files = tempfile::Builder::new().prefix("sluice-perf").tempdir()?;
-        if kind != Kind::Kernel {
+        if !matches!(kind, Kind::Kernel | Kind::KernelSoftirq) {
             lab::set(&lab.gateway(), "ipv4/ip_forward", "0")?;
         }
         let work = match kind {
             Kind::Sluice => Work::Process(sluice::start(&lab, sluice, files.path(), Some(GATEWAY_CPU), busy)?),
-            Kind::Kernel => Work::KernelThreads(kernel::start(&lab)?),
+            Kind::Kernel => {
+                kernel::masquerade(&lab)?;
+                Work::KernelThreads(kernel::napi_on_gateway_cpu(&lab)?)
+            }
+            Kind::KernelSoftirq => {
+                kernel::masquerade(&lab)?;
+                Work::Hosts
+            }
             Kind::Openvswitch => {
                 let (switch, database) = openvswitch::start(&lab, files.path())?;
                 Work::Switch(switch, database)
@@ -122,7 +140,7 @@ impl Gateway {
         Awake(stopped)
     }
 
-    /// CPU time that the gateway has used, in nanoseconds.
+    /// CPU time that the gateway has used, in nanoseconds, besides that of the hosts.
     ///
     /// # Errors
     /// When it has ended.
@@ -132,6 +150,7 @@ impl Gateway {
             Work::KernelThreads(threads) | Work::Redirect(threads, _) => {
                 threads.iter().map(|t| run_time(Path::new(&format!("/proc/{t}")))).sum()
             }
+            Work::Hosts => Ok(0),
         }
     }
 }

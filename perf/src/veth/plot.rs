@@ -44,6 +44,7 @@ fn panel<'a>(
             let rate = |n: &u32| Some((f64::from(*n), samples.median(&udp_name(what, *n), "Mpps", *g)?));
             (*g, flows.iter().filter_map(rate).collect())
         })
+        .filter(|(_, line): &(_, Vec<_>)| !line.is_empty())
         .collect();
     let highest = lines.iter().flat_map(|(_, l)| l).map(|(_, rate)| *rate).fold(0.1, f64::max);
     let most = flows.iter().copied().max().unwrap_or(1).max(2);

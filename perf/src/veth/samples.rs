@@ -52,7 +52,7 @@ impl Samples {
             self.tests.push(test);
             self.tests.len() - 1
         });
-        println!("round {} {name:<22} {gateway:<10} {value:>9.3} {unit}", round + 1);
+        println!("round {} {name:<22} {gateway:<14} {value:>9.3} {unit}", round + 1);
         self.samples.push(Sample { round, test: at, gateway, value });
     }
 

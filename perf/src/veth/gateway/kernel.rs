@@ -26,15 +26,15 @@ table ip bench {
 }
 ";
 
-/// Starts nftables masquerade; the threads that do the work.
+/// Starts nftables masquerade. Its work is done in the softirq of whoever sends, on the hosts' CPU, until threads
+/// [take it over](napi_on_gateway_cpu).
 ///
 /// # Errors
-/// When the kernel has no nftables or no NAPI threads.
-pub(super) fn start(lab: &Lab) -> Result<Vec<u32>> {
+/// When the kernel has no nftables.
+pub(super) fn masquerade(lab: &Lab) -> Result<()> {
     let ns = lab.gateway();
     lab::set(&ns, "ipv4/ip_forward", "1")?;
-    lab::feed(Command::new("nsenter").args([&enter(&ns), "nft", "-f", "-"]), RULES)?;
-    napi_on_gateway_cpu(lab)
+    lab::feed(Command::new("nsenter").args([&enter(&ns), "nft", "-f", "-"]), RULES)
 }
 
 /// Lets threads on the gateway's CPU receive what comes to it, instead of whoever sends.

@@ -7,13 +7,19 @@ use crate::conntrack::tcp::flags;
 const KIND: u8 = 2;
 const LENGTH: usize = 4;
 
+/// Whether a TCP segment that was accepted as such is a SYN, the only one that announces an MSS.
+#[inline(always)]
+pub fn is_announced<A>(frame: &[u8], h: &Headers<A>) -> bool {
+    frame[usize::from(h.l4) + 13] & flags::SYN != 0
+}
+
 /// Lowers the MSS that a SYN announces to what fits an MTU of `mtu` bytes, and updates the checksum. The
 /// packet is a TCP segment that was accepted as such; anything but a SYN stays as it is.
 pub fn clamp<A: Ip>(frame: &mut [u8], h: &Headers<A>, mtu: u16) {
-    let b = &mut frame[usize::from(h.l4)..usize::from(h.end)];
-    if b[13] & flags::SYN == 0 {
+    if !is_announced(frame, h) {
         return;
     }
+    let b = &mut frame[usize::from(h.l4)..usize::from(h.end)];
     let end = (usize::from(b[12] >> 4) * 4).min(b.len());
     let most = mtu.saturating_sub(if A::V6 { 60 } else { 40 });
     let mut at = 20;

@@ -269,10 +269,19 @@ pub(super) fn apply<P: Port, A: Member>(
         let delta = A::rewrite_and_forward(b, &was, o.dst, o.src);
         transport::rewrite(b, &was, o.dport, o.sport, delta);
     }
-    if p.headers.proto == protocol::TCP && w.snapshot.policy.clamp_mss {
-        let ingress = w.snapshot.fib.interfaces.get(usize::from(p.interface)).map_or(u16::MAX, |i| i.mtu);
-        mss::clamp(w.pool.bytes_mut(p.frame), &p.headers, n.mtu.min(ingress));
+    if p.headers.proto == protocol::TCP
+        && w.snapshot.policy.clamp_mss
+        && mss::is_announced(w.pool.bytes(p.frame), &p.headers)
+    {
+        clamp_mss(w, n, p);
     }
+}
+
+/// Lets a SYN announce no more than what fits both interfaces.
+#[cold]
+fn clamp_mss<P: Port, A: Member>(w: &mut Core<P>, n: &Neighbour<A>, p: &Packet<A>) {
+    let ingress = w.snapshot.fib.interfaces.get(usize::from(p.interface)).map_or(u16::MAX, |i| i.mtu);
+    mss::clamp(w.pool.bytes_mut(p.frame), &p.headers, n.mtu.min(ingress));
 }
 
 /// The tuple with which packets in direction `d` leave.

@@ -81,6 +81,7 @@ impl<A: Address> Key<A> {
     }
 
     /// The key of the opposite direction; `None` for an ICMP type that has no counterpart.
+    #[inline]
     pub fn inverse(&self) -> Option<Self> {
         let t = &self.tuple;
         let (sport, dport) = match self.proto {

@@ -10,4 +10,4 @@ mod source;
 pub use destination::{destination, may_lead_to};
 pub use mapping::{Endpoint, Mappings, endpoint};
 pub use random::Random;
-pub use source::{Range, permits, source};
+pub use source::{Range, permits, source, source_among};

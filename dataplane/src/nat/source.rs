@@ -32,11 +32,40 @@ pub struct Range<'a, A> {
 
 /// Chooses the source of a flow (its addresses after destination translation) and returns the key of its
 /// replies. `claim` takes a reply key if nobody else has it. `None` when there is none to be had.
+#[inline(always)]
 pub fn source<A: Ip>(
     flow: &Key<A>,
     range: &Range<'_, A>,
     random: &Random,
     mut claim: impl FnMut(&Key<A>) -> bool,
+) -> Option<Key<A>> {
+    // Most often there is one address and nothing else to heed, and what is tried first is free.
+    if let [(a, b)] = range.addresses
+        && a == b
+        && range.ports.is_none()
+        && !range.random
+        && range.moved.is_none()
+        && let Some(k) = reply(flow, *a, flow.tuple.sport)
+        && claim(&k)
+    {
+        return Some(k);
+    }
+    source_among(flow, range, random, &mut claim)
+}
+
+/// The key of a flow's replies, its source being translated to this.
+#[inline(always)]
+fn reply<A: Ip>(flow: &Key<A>, src: A, sport: u16) -> Option<Key<A>> {
+    Key { tuple: Tuple { src, sport, ..flow.tuple }, proto: flow.proto }.inverse()
+}
+
+/// [`source`] among several that come into question.
+#[inline(never)]
+pub fn source_among<A: Ip>(
+    flow: &Key<A>,
+    range: &Range<'_, A>,
+    random: &Random,
+    claim: &mut dyn FnMut(&Key<A>) -> bool,
 ) -> Option<Key<A>> {
     let own = flow.tuple;
     let keyed = own_port_counts::<A>(flow.proto);
@@ -44,18 +73,9 @@ pub fn source<A: Ip>(
     let ports = range.ports.filter(|_| flow.proto != A::ICMP);
     let keeps = !keyed || (!range.random && ports.is_none_or(|(a, b)| (a..=b).contains(&own.sport)));
     let mut attempt = |src: A, sport: u16| {
-        let k = Key { tuple: Tuple { src, sport, ..own }, proto: flow.proto }.inverse()?;
+        let k = reply(flow, src, sport)?;
         claim(&k).then_some(k)
     };
-    // Most often there is one address, and what is tried first is free.
-    if let [(a, b)] = range.addresses
-        && a == b
-        && keeps
-        && range.moved.is_none()
-        && let Some(k) = attempt(*a, own.sport)
-    {
-        return Some(k);
-    }
     if keeps
         && range.addresses.iter().any(|(a, b)| (*a..=*b).contains(&own.src))
         && let Some(k) = attempt(own.src, own.sport)

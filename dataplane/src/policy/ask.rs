@@ -58,7 +58,8 @@ impl Policy {
     }
 
     /// The first rule of a list of so many that `ask` says yes to, which gets the conditions to compare.
-    #[inline]
+    // Inlined, so that what is asked stays in registers.
+    #[inline(always)]
     fn find<A: FibFamily>(
         &self,
         list: List,
@@ -67,7 +68,7 @@ impl Policy {
         mut ask: impl FnMut(u16, Need) -> bool,
     ) -> Option<u16> {
         match &self.index {
-            Some(index) => index.0[list as usize].find(values, ask),
+            Some(index) => index.0[list as usize].find(values, &mut ask),
             None => walk(rules, &mut ask),
         }
     }
@@ -138,8 +139,14 @@ impl Snapshot {
             return None;
         }
         let live = &self.fib.interfaces;
-        let fits = |i: u16, need| matcher(&rules[usize::from(i)]).fits(facts, live, need);
-        let i = usize::from(self.policy.find(list, rules.len(), &Values::of(facts), fits)?);
+        let i = self.policy.find(
+            list,
+            rules.len(),
+            &Values::of(facts),
+            #[inline(always)]
+            |i, need| matcher(&rules[usize::from(i)]).fits(facts, live, need),
+        )?;
+        let i = usize::from(i);
         Some((i, &rules[i]))
     }
 }

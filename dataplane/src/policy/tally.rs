@@ -100,6 +100,7 @@ impl Tallies {
     }
 
     /// Counts a packet that the rule has decided; to be called by that worker only.
+    #[inline]
     pub fn count(&self, worker: u16, list: List, rule: usize, bytes: u64) {
         if let Some(t) = self.of(worker, list, rule) {
             t.packets.inc();

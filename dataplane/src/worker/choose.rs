@@ -149,16 +149,22 @@ pub(super) fn source<P: Port, A: Member>(
         moved: bound.map(|(o, _)| (o.address, o.port)),
     };
     let reply = match (independent, bound) {
-        (None, _) => nat::source(flow, &range, &w.random, |r| claims.reply(r)),
+        (None, _) => nat::source(
+            flow,
+            &range,
+            &w.random,
+            #[inline(always)]
+            |r| claims.reply(r),
+        ),
         // The source has its endpoint: that one or none, unless the policy gives it others by now.
         (Some(_), Some((outside, Some(_))))
             if nat::permits(flow, &addresses, choice.ports, (outside.address, outside.port)) =>
         {
             let only = [(outside.address, outside.address)];
             range = Range { addresses: &only, ports: Some((outside.port, outside.port)), random: false, ..range };
-            nat::source(flow, &range, &w.random, |r| claims.reply(r)).filter(|r| endpoint(r) == outside)
+            nat::source_among(flow, &range, &w.random, &mut |r| claims.reply(r)).filter(|r| endpoint(r) == outside)
         }
-        (Some(_), _) => nat::source(flow, &range, &w.random, |r| claims.endpoint(r, &at)),
+        (Some(_), _) => nat::source_among(flow, &range, &w.random, &mut |r| claims.endpoint(r, &at)),
     };
     let hash = claims.hash.get();
     let Some(reply) = reply else {
@@ -187,14 +193,15 @@ pub(super) struct Offer<A> {
 }
 
 /// Inclusive ranges of addresses: mostly just one address, which takes no memory of its own.
-pub(super) enum Addresses<A> {
-    One([(A, A); 1]),
-    Several(Vec<(A, A)>),
+pub(super) struct Addresses<A> {
+    one: [(A, A); 1],
+    /// These instead.
+    several: Option<Vec<(A, A)>>,
 }
 
 impl<A: Copy> Addresses<A> {
     fn one(a: A) -> Self {
-        Addresses::One([(a, a)])
+        Addresses { one: [(a, a)], several: None }
     }
 }
 
@@ -202,15 +209,14 @@ impl<A> Deref for Addresses<A> {
     type Target = [(A, A)];
 
     fn deref(&self) -> &[(A, A)] {
-        match self {
-            Addresses::One(a) => a,
-            Addresses::Several(a) => a,
-        }
+        self.several.as_deref().unwrap_or(&self.one)
     }
 }
 
 /// The addresses and ports that the policy offers a source; `both_ends` is what the rule that translated the
 /// destination says of it.
+// Inlined, as what it returns would go through memory in small pieces.
+#[inline(always)]
 pub(super) fn offer<A: Ip>(
     s: &Snapshot,
     source: A,
@@ -232,7 +238,8 @@ pub(super) fn offer<A: Ip>(
         Some(SourceTranslation::Masquerade(choice)) => (masquerade()?, *choice),
         Some(SourceTranslation::Pool { addresses, choice }) => {
             let family = |(a, b): &(_, _)| Some((A::from_ip(*a)?, A::from_ip(*b)?));
-            (Addresses::Several(addresses.iter().filter_map(family).collect()), *choice)
+            let several = addresses.iter().filter_map(family).collect();
+            (Addresses { several: Some(several), ..Addresses::one(source) }, *choice)
         }
         Some(SourceTranslation::Prefix(map)) => {
             let a = prefix::outward(map, source).ok_or(DropReason::NatNoAddress)?;
@@ -270,7 +277,7 @@ pub(super) fn source_at_host<P: Port, A: Member>(
     let range =
         Range { addresses: &[(own, own)], ports, random: false, persistent: false, reserved: None, moved: None };
     let claims = Claims { w, t, guess: None, hash: Cell::new(0) };
-    let reply = nat::source(flow, &range, &w.random, |r| claims.reply(r));
+    let reply = nat::source_among(flow, &range, &w.random, &mut |r| claims.reply(r));
     let hash = claims.hash.get();
     Ok(Source { reply: reply.ok_or(DropReason::NatExhausted)?, hash, mapping: None, by: None })
 }
@@ -292,6 +299,7 @@ struct Claims<'a, P, A: Member> {
 
 impl<P: Port, A: Member> Claims<'_, P, A> {
     /// A reply key that nobody else has.
+    #[inline(always)]
     fn reply(&self, reply: &Key<A>) -> bool {
         let w = self.w;
         let hash = match self.guess {

@@ -258,6 +258,7 @@ fn exit<P: Port, A: Member>(
 /// Tells a sender that there is no room for its connection, where that would have been translated (RFC 6888
 /// REQ-11, RFC 5508 REQ-8). Others learn nothing: the outside must not be answered what is asked under
 /// forged addresses.
+#[cold]
 fn tell<P: Port, A: Ip>(w: &mut Core<P>, p: &Packet<A>, facts: &Facts<A>, why: DropReason) {
     use DropReason::{NatExhausted, SourceConnections, SourceRate, TableFull};
     let no_room = matches!(why, NatExhausted | TableFull | SourceConnections | SourceRate);

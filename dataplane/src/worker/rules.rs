@@ -113,6 +113,7 @@ impl<P: Port, A: Ip> Witness<A> for OnPath<'_, P, A> {
         within
     }
 
+    #[inline(always)]
     fn matched(&mut self, i: u16, rule: &Rule, facts: &Facts<A>) {
         self.w.note(|| Note::Rule(i));
         count(self.w, self.p, List::Forward, usize::from(i));

@@ -75,7 +75,7 @@ impl Classifier {
 
     /// Calls `ask` for the rules that may match a packet, in order, with the conditions that are still to be
     /// compared, until it says that this is the one.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find<A: Address>(&self, values: &Values<A>, ask: impl FnMut(u16, Need) -> bool) -> Option<u16> {
         match Family::of_type::<A>() {
             Family::V4 => self.v4.find(&values.of_family(), ask),
@@ -90,11 +90,16 @@ impl Classifier {
 }
 
 impl<A: Key> Tree<A> {
-    #[inline]
+    #[inline(always)]
     fn find(&self, values: &Values<A>, mut ask: impl FnMut(u16, Need) -> bool) -> Option<u16> {
         match *self.descend(self.root, values) {
             Node::Leaf { start, len, .. } => {
-                self.list(start, len).iter().find_map(|c| self.compare(c, values, &mut ask))
+                for c in self.list(start, len) {
+                    if let Some(found) = self.compare(c, values, &mut ask) {
+                        return Some(found);
+                    }
+                }
+                None
             }
             _ => self.find_in_several(values, &mut ask),
         }

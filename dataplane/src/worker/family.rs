@@ -199,26 +199,41 @@ impl<A: Member> Family<A> {
 
     /// Takes a connection out of the table and frees all it holds.
     pub(super) fn remove<P: Port>(&mut self, w: &mut Core<P>, slot: u32, why: Removal) {
+        let hashes = self.hashes(w, slot);
+        self.remove_hashed(w, slot, hashes, why);
+    }
+
+    /// The hashes of a connection's two keys.
+    #[inline]
+    pub(super) fn hashes<P: Port>(&self, w: &Core<P>, slot: u32) -> [u64; 2] {
         let c = self.slab.get(slot);
-        for d in [Direction::Original, Direction::Reply] {
-            let hash = c.key(d).hash(&w.keys);
+        [Direction::Original, Direction::Reply].map(|d| c.key(d).hash(&w.keys))
+    }
+
+    /// [`Family::remove`] where the hashes are known.
+    pub(super) fn remove_hashed<P: Port>(&mut self, w: &mut Core<P>, slot: u32, hashes: [u64; 2], why: Removal) {
+        for (d, hash) in [Direction::Original, Direction::Reply].into_iter().zip(hashes) {
             self.table.remove(hash, slot, d);
             w.shared.directory.release(hash, w.id);
         }
-        let c = self.slab.remove(slot);
-        if c.status.intersects(Status::HELD) {
-            self.release_held(w, slot, &c);
+        let c = self.slab.get(slot);
+        let (proto, timeouts, holds) = (c.proto, c.timeouts, c.status.intersects(Status::HELD));
+        // Mostly nobody needs to know more of it.
+        let all = if holds || !w.listeners.is_empty() { Some(*c) } else { None };
+        self.slab.remove(slot);
+        if let Some(c) = all.as_ref().filter(|_| holds) {
+            self.release_held(w, slot, c);
         }
         w.release_connection();
-        w.counters().ended[by_protocol(A::V6, c.proto)].inc();
+        w.counters().ended[by_protocol(A::V6, proto)].inc();
         if let Some(by) = self.translations.get(slot)
             && let policy = &w.snapshot.policy
-            && let Some(by) = if policy.is_own(c.timeouts) { Some(by) } else { by.successor(policy) }
+            && let Some(by) = if policy.is_own(timeouts) { Some(by) } else { by.successor(policy) }
             && let Some(tally) = w.tally(by)
         {
             tally.ended.inc();
         }
-        if !w.listeners.is_empty() {
+        if let Some(c) = all.filter(|_| !w.listeners.is_empty()) {
             w.tell(EventKind::Destroy(why.into()), &c);
         }
         match why {

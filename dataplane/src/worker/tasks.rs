@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use arrayvec::ArrayVec;
+
 use super::core::Core;
 use super::events::Before;
 use super::explain::explain;
@@ -10,7 +12,6 @@ use super::host;
 use super::listing::ConnectionInfo;
 use super::shared::{Command, Edit, Slot};
 use super::succession;
-use crate::conntrack::Direction;
 use crate::io::Port;
 
 /// Slots a walk looks at in a turn without traffic, and between two bursts.
@@ -63,9 +64,12 @@ impl Tasks {
         if !self.expired.is_empty() {
             // As traffic goes on, so do its packets: their rate suffers little.
             let n = if busy { EXPIRE_BUSY } else { self.expired.len() };
-            let slots = self.expired.split_off(self.expired.len().saturating_sub(n));
-            expire(w, &mut f.v4, slots.iter().filter_map(|s| if let Slot::V4(i) = s { Some(*i) } else { None }));
-            expire(w, &mut f.v6, slots.iter().filter_map(|s| if let Slot::V6(i) = s { Some(*i) } else { None }));
+            let rest = self.expired.len().saturating_sub(n);
+            for some in self.expired[rest..].chunks(EXPIRE_BUSY) {
+                expire(w, &mut f.v4, some, |s| if let Slot::V4(i) = s { Some(*i) } else { None });
+                expire(w, &mut f.v6, some, |s| if let Slot::V6(i) = s { Some(*i) } else { None });
+            }
+            self.expired.truncate(rest);
         }
         w.listeners.retain(|s| !s.is_closed());
         w.tracers.retain(|t| !t.is_closed());
@@ -104,27 +108,34 @@ impl Tasks {
     }
 }
 
-/// Re-checks slots that the control thread found expired, and frees them.
-fn expire<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, slots: impl Iterator<Item = u32> + Clone) {
+/// Re-checks slots that the control thread found expired, and frees them; those of one family among a few.
+fn expire<P: Port, A: Member>(
+    w: &mut Core<P>,
+    t: &mut Family<A>,
+    slots: &[Slot],
+    own: impl Fn(&Slot) -> Option<u32> + Copy,
+) {
     // All are loaded before the first is looked at, and all their buckets before the first is removed.
-    for s in slots.clone() {
+    for s in slots.iter().filter_map(own) {
         t.slab.prefetch(s);
     }
-    let is_over = |t: &Family<A>, s: u32| t.slab.is_live(s) && t.slab.get(s).deadline.reached(w.now);
-    for s in slots.clone().filter(|s| is_over(t, *s)) {
-        for d in [Direction::Original, Direction::Reply] {
-            t.table.prefetch(t.slab.get(s).key(d).hash(&w.keys));
-        }
-    }
-    for s in slots {
+    let mut over: ArrayVec<(u32, [u64; 2]), EXPIRE_BUSY> = ArrayVec::new();
+    for s in slots.iter().filter_map(own) {
         if !t.slab.is_live(s) {
             continue;
         }
         if t.slab.get(s).deadline.reached(w.now) {
-            t.remove(w, s, Removal::Expired);
+            let hashes = t.hashes(w, s);
+            for h in hashes {
+                t.table.prefetch(h);
+            }
+            over.push((s, hashes));
         } else {
             t.slab.publish_deadline(s);
         }
+    }
+    for (s, hashes) in over {
+        t.remove_hashed(w, s, hashes, Removal::Expired);
     }
 }
 

@@ -226,7 +226,7 @@ pub(super) fn forward<P: Port>(w: &mut Core<P>, families: &mut Families) {
 
 /// Hands a packet to the owner of its connection if that is another worker; of one that seems to begin a connection the
 /// next step is prepared. False when it has gone.
-#[inline]
+#[inline(always)]
 fn is_own<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>) -> bool {
     let Transport::Flow(ports) = p.transport else { return true };
     if p.candidate != Entry::NONE {
@@ -247,7 +247,16 @@ fn is_own<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>)
 /// Hands packets of other workers' connections to them.
 #[inline(never)]
 fn sift<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, burst: &mut Vec<Packet<A>>) {
-    burst.retain(|p| is_own(w, t, p));
+    let mut kept = 0;
+    for i in 0..burst.len() {
+        if is_own(w, t, &burst[i]) {
+            if kept < i {
+                burst[kept] = burst[i];
+            }
+            kept += 1;
+        }
+    }
+    burst.truncate(kept);
 }
 
 fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {

@@ -6,6 +6,8 @@
 
 use std::sync::Mutex;
 
+use arrayvec::ArrayVec;
+
 use super::burst;
 use super::core::Core;
 use super::family::{Families, Packet};
@@ -21,7 +23,7 @@ const WAITING: u32 = 8192;
 const LEAST: u32 = 256;
 const MOST: u32 = 4096;
 /// A lent frame is loaded while as many others before it are copied: it comes from another core's cache.
-const AHEAD: u32 = 12;
+const AHEAD: usize = 12;
 /// Bursts of one other worker's frames that are taken over in a turn. They have cost work already, so they go before
 /// what waits at the ports, a burst of each: the queues stay short, and what is too much is lost at the ports.
 const BURSTS: usize = 4;
@@ -99,13 +101,13 @@ impl Queues {
 
 impl<P: Port> Core<P> {
     /// Lends a packet's frame to another worker.
-    #[inline]
+    #[inline(always)]
     pub(super) fn hand_off<A>(&mut self, p: &Packet<A>, owner: u16, why: HandoffReason) {
         self.lend(p.interface, p.frame, p.hash, owner, why);
     }
 
     /// Lends a frame to another worker; `hash` is 0 unless that of a flow, whose headers and checksums are right.
-    #[inline]
+    #[inline(always)]
     pub(super) fn lend(&mut self, interface: InterfaceId, f: Frame, hash: u64, owner: u16, why: HandoffReason) {
         let handed = match why {
             HandoffReason::Fragment => Handed::ToCollect,
@@ -171,29 +173,31 @@ pub(super) fn take_over<P: Port>(w: &mut Core<P>, families: &mut Families) -> us
 }
 
 fn burst_of<P: Port>(w: &mut Core<P>, families: &mut Families, from: usize) -> usize {
-    let n = w.ends.from[from].ready(BURST as u32);
-    for i in 0..n.min(AHEAD) {
-        prefetch(w.ends.from[from].get(i).data);
+    let mut all = ArrayVec::<Lent, BURST>::new();
+    for part in w.ends.from[from].ready(BURST as u32) {
+        all.extend(part.iter().copied());
+    }
+    for lent in all.iter().take(AHEAD) {
+        prefetch(lent.data);
     }
     let mut copied = 0;
-    for i in 0..n {
-        if i + AHEAD < n {
-            prefetch(w.ends.from[from].get(i + AHEAD).data);
+    for (i, lent) in all.iter().enumerate() {
+        if let Some(later) = all.get(i + AHEAD) {
+            prefetch(later.data);
         }
-        let lent = w.ends.from[from].get(i);
         // SAFETY: the lender keeps the frame untouched and mapped until the queue's place comes back to it, which
         // is after this loop, and `len` bytes of it are a packet in its pool.
         let bytes = unsafe { std::slice::from_raw_parts(lent.data, usize::from(lent.len)) };
         match w.copy(bytes) {
             Some(f) => {
                 copied += 1;
-                burst::lent(w, families, f, bytes, &lent);
+                burst::lent(w, families, f, bytes, lent);
             }
             None => w.counters().drop(DropReason::NoFrame),
         }
     }
-    w.ends.from[from].done(n);
+    w.ends.from[from].done(all.len() as u32);
     w.counters().taken_over.add(copied);
     burst::forward(w, families);
-    n as usize
+    all.len()
 }

@@ -127,19 +127,19 @@ impl<T: Copy> Taker<T> {
         self.first == self.ring.given.load(Ordering::Acquire)
     }
 
-    /// How many values can be read, counted up to `max`.
+    /// Up to `max` values that can be read, in two parts where they lie at the end and at the beginning.
     #[inline]
-    pub(super) fn ready(&mut self, max: u32) -> u32 {
+    pub(super) fn ready(&mut self, max: u32) -> [&[T]; 2] {
         self.known = self.ring.given.load(Ordering::Acquire);
-        self.known.wrapping_sub(self.first).min(max)
-    }
-
-    /// The value with this number among those that [`Taker::ready`] counted; panics when there is none.
-    #[inline]
-    pub(super) fn get(&self, i: u32) -> T {
-        assert!(i < self.known.wrapping_sub(self.first));
-        // SAFETY: it has been published, and is not written again before this end has done with it.
-        unsafe { (*self.ring.place(self.first.wrapping_add(i))).assume_init() }
+        let n = self.known.wrapping_sub(self.first).min(max) as usize;
+        let size = self.ring.places.len();
+        let until_end = n.min(size - (self.first as usize & (size - 1)));
+        let part = |from: u32, n: usize| {
+            // SAFETY: `n` places lie one behind the other from there on; their values have been published, and are not
+            // written again before this end has done with them, which takes `&mut self`.
+            unsafe { std::slice::from_raw_parts(self.ring.place(from).cast::<T>(), n) }
+        };
+        [part(self.first, until_end), part(self.first.wrapping_add(until_end as u32), n - until_end)]
     }
 
     /// Gives the first `n` values back; panics when there are not as many.
@@ -211,13 +211,11 @@ mod tests {
                     }
                     Step::Read(max) => {
                         prop_assert_eq!(taker.is_empty(), seen.is_empty());
-                        let k = taker.ready(max.into());
-                        prop_assert_eq!(k as usize, seen.len().min(max.into()));
-                        for i in 0..k {
-                            prop_assert_eq!(taker.get(i), seen[i as usize]);
-                        }
-                        taker.done(k);
-                        done.extend(seen.drain(..k as usize));
+                        let read = taker.ready(max.into()).concat();
+                        let due: Vec<_> = seen.drain(..seen.len().min(max.into())).collect();
+                        prop_assert_eq!(&read, &due);
+                        taker.done(read.len() as u32);
+                        done.extend(due);
                     }
                     Step::TakeBack => {
                         prop_assert_eq!(giver.has_back(), !done.is_empty());
@@ -256,13 +254,14 @@ mod tests {
             });
             let mut expected = 0;
             while expected < VALUES {
-                let n = taker.ready(1 + expected as u32 % 29);
+                let parts = taker.ready(1 + expected as u32 % 29);
+                let n = (parts[0].len() + parts[1].len()) as u32;
+                for v in parts.into_iter().flatten() {
+                    assert_eq!(*v, [expected; 5]);
+                    expected += 1;
+                }
                 if n == 0 {
                     std::thread::yield_now();
-                }
-                for i in 0..n {
-                    assert_eq!(taker.get(i), [expected; 5]);
-                    expected += 1;
                 }
                 taker.done(n);
             }
@@ -271,10 +270,10 @@ mod tests {
 
     #[test]
     #[should_panic = "assertion failed"]
-    fn what_is_not_published_cannot_be_read() {
+    fn what_is_not_published_cannot_be_read_or_given_back() {
         let (mut giver, mut taker) = ring(4);
         assert!(giver.put(1));
-        assert_eq!(taker.ready(4), 0);
-        taker.get(0);
+        assert_eq!(taker.ready(4), [&[], &[]]);
+        taker.done(1);
     }
 }

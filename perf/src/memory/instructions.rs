@@ -9,6 +9,7 @@ use super::Section;
 use super::flows::{Kind, Segment};
 use super::gateway::Gateway;
 use super::generator::Plan;
+use super::workers;
 
 /// `sluice-perf count`, which runs inside callgrind.
 #[derive(Debug, Args)]
@@ -23,6 +24,8 @@ pub(super) enum What {
     TcpSnatData,
     Udp6Established,
     UdpSnatCps,
+    /// Two workers, half of the packets handed from one to the other
+    UdpSnatHandedOff,
 }
 
 /// Flows, and packets of each.
@@ -37,8 +40,13 @@ pub(crate) fn run(a: &Count) -> Result<()> {
     let kind = match a.what {
         What::TcpSnatData => Kind::Tcp,
         What::Udp6Established => Kind::Udp6,
-        What::UdpSnatEstablished | What::UdpSnatCps => Kind::Udp,
+        What::UdpSnatEstablished | What::UdpSnatCps | What::UdpSnatHandedOff => Kind::Udp,
     };
+    if a.what == What::UdpSnatHandedOff {
+        workers::hand_off(PACKETS)?;
+        println!("{PACKETS}");
+        return Ok(());
+    }
     if a.what == What::UdpSnatCps {
         let mut g = Gateway::new(kind, PACKETS as u32)?;
         g.run(Plan::each(PACKETS as u32, Segment::Data), Plan::none())?;
@@ -76,7 +84,8 @@ fn count(what: &str) -> Result<Option<f64>> {
     let valgrind = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"])
         // On inside the one, off inside the other.
-        .args(["--toggle-collect=*Gateway::measured", "--toggle-collect=*Generator*receive"])
+        .args(["--toggle-collect=*Gateway::measured", "--toggle-collect=*Team::measured"])
+        .arg("--toggle-collect=*Generator*receive")
         .arg(std::env::current_exe()?)
         .args(["count", what])
         .output();

@@ -18,10 +18,14 @@ use crate::sys;
 
 /// Connections of all workers together.
 const FLOWS: u32 = 65_536;
+/// The same where instructions are counted: making so few of them does not count beside the rest.
+const FEW: u32 = 256;
 
 struct Team {
     shared: Arc<Shared>,
     workers: Vec<Worker<Generator>>,
+    /// Each worker's connections.
+    share: u32,
 }
 
 /// How the packets reach the workers.
@@ -34,8 +38,8 @@ enum Arrival {
 }
 
 impl Team {
-    fn new(n: usize) -> Result<Self> {
-        let policy = policy(2 * FLOWS);
+    fn new(n: usize, flows: u32) -> Result<Self> {
+        let policy = policy(2 * flows);
         let shared = Shared::new(n, 2, policy.max_connections, 4096)?;
         shared.current.publish(Some(Arc::new(policy)), Some(Arc::new(fib())));
         let port = |side| Generator::new(Flows::new(Kind::Udp, side, PORT));
@@ -45,9 +49,9 @@ impl Team {
             Worker::new(id, shared.clone(), pool, ports, Options { busy_poll: true })
         };
         let workers = (0..n).map(worker).collect::<Result<_, _>>()?;
-        let mut team = Team { shared, workers };
+        let mut team = Team { shared, workers, share: flows / n as u32 };
         let each = |first, flows, order: fn(u32, Segment) -> Plan| Plan { first, ..order(flows, Segment::Data) };
-        let share = FLOWS / n as u32;
+        let share = team.share;
         for side in [Side::Request, Side::Reply] {
             for (w, first) in team.workers.iter_mut().zip((0..).map(|i| i * share)) {
                 w.ports()[side as usize].start(each(first, share, Plan::each));
@@ -56,14 +60,21 @@ impl Team {
         }
         let made: u64 =
             team.shared.workers.iter().map(|w| w.counters.created.iter().map(|c| c.get()).sum::<u64>()).sum();
-        ensure!(made == u64::from(FLOWS), "{made} connections for {FLOWS} flows");
+        ensure!(made == u64::from(flows), "{made} connections for {flows} flows");
         Ok(team)
+    }
+
+    /// Lets the workers take turns on this thread until nothing is left.
+    // A function of its own, so that instructions can be counted in it alone.
+    #[inline(never)]
+    fn measured(&mut self) {
+        while self.workers.iter_mut().map(Worker::turn).sum::<usize>() > 0 {}
     }
 
     /// Millions of packets that leave in a second of every worker's CPU time.
     fn rate(&mut self, arrival: Arrival, duration: Duration) -> Result<f64> {
         let n = self.workers.len();
-        let share = FLOWS / n as u32;
+        let share = self.share;
         let plan = |i: usize| Plan { first: i as u32 * share, ..Plan::data(share, u64::MAX) };
         for (i, w) in self.workers.iter_mut().enumerate() {
             let from = if arrival == Arrival::Elsewhere { (i + 1) % n } else { i };
@@ -102,13 +113,32 @@ impl Team {
     }
 }
 
+/// Runs `packets` packets through two workers, half of them replies that arrive at the one that does not own their
+/// connection.
+///
+/// # Errors
+/// When one was not forwarded.
+pub(super) fn hand_off(packets: u64) -> Result<()> {
+    let mut team = Team::new(2, FEW)?;
+    let share = team.share;
+    let half = |first| Plan { first, ..Plan::data(share, packets / 4) };
+    for (w, (own, others)) in team.workers.iter_mut().zip([(0, share), (share, 0)]) {
+        w.ports()[0].start(half(own));
+        w.ports()[1].start(half(others));
+    }
+    team.measured();
+    let sent: u64 = team.workers.iter_mut().flat_map(Worker::ports).map(|p| p.sent).sum();
+    ensure!(sent == packets, "{sent} frames of {packets} were forwarded");
+    Ok(())
+}
+
 /// One worker and two, in turns.
 pub(super) fn run(s: &mut Section) -> Result<()> {
     if thread::available_parallelism()?.get() < 2 {
         println!("workers: one CPU is too few to compare");
         return Ok(());
     }
-    let (mut one, mut two) = (Team::new(1)?, Team::new(2)?);
+    let (mut one, mut two) = (Team::new(1, FLOWS)?, Team::new(2, FLOWS)?);
     let duration = Duration::from_millis(if s.quick { 100 } else { 500 });
     let [mut owner, mut elsewhere] = [Samples::default(), Samples::default()];
     for _ in 0..if s.quick { 3 } else { 7 } {

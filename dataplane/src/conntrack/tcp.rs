@@ -25,7 +25,7 @@ mod window;
 
 use super::{Direction, Status, Timeouts};
 pub use host::{HostTcp, HostTcpOutcome};
-pub use idle::Idle;
+pub use idle::{TcpTimeout, TcpTimeouts};
 use options::SynOptions;
 pub use plain::PlainSegment;
 pub use states::TcpState;

@@ -197,7 +197,7 @@ pub fn tcp_segment<'a, A>(frame: &'a [u8], h: &Headers<A>) -> TcpSegment<'a> {
 #[inline(always)]
 pub fn plain_segment<A>(frame: &[u8], h: &Headers<A>, bytes: u32) -> Option<PlainSegment> {
     let header = u32::from(h.l4) - u32::from(h.l3);
-    PlainSegment::read(&frame[..usize::from(h.end)], usize::from(h.l4), bytes - header)
+    PlainSegment::read(&frame[..usize::from(h.end)], usize::from(h.l4), bytes, header)
 }
 
 /// The SCTP packet of a frame that [`classify`] accepted.

@@ -248,4 +248,9 @@ impl Policy {
             None => &LINUX,
         }
     }
+
+    /// What each index stands for with most segments of TCP.
+    pub fn tcp_timeouts(&self) -> crate::conntrack::tcp::TcpTimeouts {
+        std::array::from_fn(|i| crate::conntrack::tcp::TcpTimeout::new(&self.tcp, self.timeouts(i as u8)))
+    }
 }

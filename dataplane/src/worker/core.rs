@@ -57,6 +57,8 @@ pub(super) struct Core<P> {
     pub(super) inlets: Vec<Inlet>,
     pub(super) pool: FramePool,
     pub(super) now: Ticks,
+    /// Of the snapshot's policy.
+    pub(super) tcp: Box<crate::conntrack::tcp::TcpTimeouts>,
     pub(super) random: Random,
     /// Connections this worker may still add without asking the common limit.
     quota: u32,
@@ -82,6 +84,7 @@ impl<P: Port> Core<P> {
         let snapshot = shared.current.load();
         let (outlets, inlets) = wiring::of(&snapshot.policy);
         let now = shared.now();
+        let tcp = Box::new(snapshot.policy.tcp_timeouts());
         let ends = shared.handoffs.take(usize::from(id));
         Core {
             id,
@@ -94,6 +97,7 @@ impl<P: Port> Core<P> {
             inlets,
             pool,
             now,
+            tcp,
             random: Random::default(),
             quota: 0,
             icmp_tokens: 0,
@@ -144,6 +148,7 @@ impl<P: Port> Core<P> {
 
     /// Takes over which interfaces a new policy has, on the ports there are.
     pub(super) fn rewire(&mut self) {
+        *self.tcp = self.snapshot.policy.tcp_timeouts();
         self.publish();
         (self.outlets, self.inlets) = wiring::of(&self.snapshot.policy);
     }

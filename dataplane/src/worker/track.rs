@@ -200,14 +200,16 @@ pub(super) fn packet<P: Port, A: Member>(
 #[inline(never)]
 fn plain_segment<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, p: &Packet<A>, d: Direction) -> Option<Ticks> {
     let Private::Tcp(track) = &mut c.private else { return None };
-    // The offset is known to the compiler.
-    let headers = Headers { l3: ETHERNET as u16, ..p.headers };
+    let plain = ETHERNET + if A::V6 { 40 } else { 20 };
+    if usize::from(p.headers.l4) != plain {
+        return None;
+    }
+    // Where everything is, the compiler knows.
+    let headers = Headers { l3: ETHERNET as u16, l4: plain as u16, ..p.headers };
     let frame = w.pool.bytes(Frame { len: headers.end, ..p.frame });
     let segment = transport::plain_segment(frame, &headers, p.bytes)?;
-    let idle = track.track_plain(d, &segment, c.status)?;
-    let policy = &w.snapshot.policy;
-    let timeout = idle.timeout(&policy.tcp, policy.timeouts(c.timeouts));
-    Some(w.now.after_timeout(timeout))
+    let unacknowledged = track.track_plain(d, &segment, c.status)?;
+    Some(w.now.after_ms(w.tcp[usize::from(c.timeouts)].ms(unacknowledged)))
 }
 
 /// [`packet`] of protocols other than UDP.

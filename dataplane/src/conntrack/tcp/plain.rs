@@ -6,7 +6,7 @@ use super::flags::{ACK, FIN, RST, SYN};
 use super::options::{Both, LONE_TIMESTAMP, SynOptions};
 use super::states::Kind;
 use super::window::{Numbers, Offer, after};
-use super::{Idle, Last, TcpState, TcpTrack};
+use super::{Last, TcpState, TcpTrack};
 use crate::conntrack::{Direction, Status};
 use crate::packet::{be16, be32, view};
 
@@ -20,31 +20,37 @@ pub struct PlainSegment {
 }
 
 impl PlainSegment {
-    /// Reads the segment at `at`, which has been seen to be one, header and data `len` bytes long. `None` when it
-    /// is not of this kind.
+    /// Reads the segment at `at`, which has been seen to be one, of a packet of `bytes` bytes, of which `before` lie
+    /// before the segment. `None` when it is not of this kind.
     #[inline(always)]
-    pub fn read(b: &[u8], at: usize, len: u32) -> Option<Self> {
+    pub fn read(b: &[u8], at: usize, bytes: u32, before: u32) -> Option<Self> {
         // Data offset, and of the flags FIN, SYN, RST and ACK, at once.
         const BITS: u16 = u16::from_le_bytes([0xf0, FIN | SYN | RST | ACK]);
         const BARE: u16 = u16::from_le_bytes([5 << 4, ACK]);
         const TIMED: u16 = u16::from_le_bytes([8 << 4, ACK]);
         let t: &[u8; 20] = view(b, at);
-        let header = match u16::from_le_bytes(*view(t, 12)) & BITS {
-            BARE => 20,
-            TIMED if *view(b, at + 20) == LONE_TIMESTAMP => 32,
+        let headers = match u16::from_le_bytes(*view(t, 12)) & BITS {
+            BARE => before + 20,
+            TIMED if *view(b, at + 20) == LONE_TIMESTAMP => before + 32,
             _ => return None,
         };
-        Some(PlainSegment { seq: be32(t, 4), ack: be32(t, 8), window: be16(t, 14), payload: len.wrapping_sub(header) })
+        Some(PlainSegment {
+            seq: be32(t, 4),
+            ack: be32(t, 8),
+            window: be16(t, 14),
+            payload: bytes.wrapping_sub(headers),
+        })
     }
 }
 
 impl TcpTrack {
     /// Tracks a segment like [`TcpTrack::track`], if that is sure to accept it and nothing else comes of it.
-    /// `None` where it is not, and nothing is changed.
+    /// Tells then whether there is data that has not been acknowledged, on which the timeout depends
+    /// ([`super::TcpTimeout`]). `None` where it is not, and nothing is changed.
     #[inline(always)]
-    pub fn track_plain(&mut self, dir: Direction, seg: &PlainSegment, status: Status) -> Option<Idle> {
+    pub fn track_plain(&mut self, dir: Direction, seg: &PlainSegment, status: Status) -> Option<bool> {
         // ASSURED says that both sides have been seen.
-        if self.state != TcpState::Established || !status.contains(Status::ASSURED) {
+        if self.state != TcpState::Established || !status.intersects(Status::ASSURED) {
             return None;
         }
         let end = seg.seq.wrapping_add(seg.payload);
@@ -57,13 +63,13 @@ impl TcpTrack {
         if !both.sender_has(SynOptions::ACKED) || seg.window == 0 {
             return None;
         }
-        let (sender, receiver) = (&self.windows[dir as usize], &self.windows[dir.other() as usize]);
+        let (sender, receiver) = (&self.windows[dir as usize], &self.windows[dir as usize ^ 1]);
         if after(end, sender.max_end) || !n.fit(sender, receiver) {
             return None;
         }
         let offer = Offer { window: u32::from(seg.window) << both.scale(), closed: false };
         let unacknowledged = self.advance(dir, n, offer, true);
         self.note(Last { seq: n.seq, ack: n.ack, end, window: seg.window, dir, kind: Kind::Ack });
-        Some(Idle { state: TcpState::Established, kind: Kind::Ack, repetitions: 0, unacknowledged, closed: false })
+        Some(unacknowledged)
     }
 }

@@ -258,13 +258,15 @@ impl TcpTrack {
             sender.end = end;
             both.insert_of_sender(SynOptions::UNACKED);
         }
-        if acks && (!both.sender_has(SynOptions::ACKED) || after(ack, sender.max_ack)) {
+        if acks && !both.sender_has(SynOptions::ACKED) {
             sender.max_ack = ack;
             both.insert_of_sender(SynOptions::ACKED);
+        } else if acks && after(ack, sender.max_ack) {
+            sender.max_ack = ack;
         }
         let allowed = sender.max_end;
 
-        let receiver = &mut self.windows[dir.other() as usize];
+        let receiver = &mut self.windows[dir as usize ^ 1];
         if after(end, allowed) && receiver.max_window != 0 {
             receiver.max_window = receiver.max_window.wrapping_add(end.wrapping_sub(allowed));
         }

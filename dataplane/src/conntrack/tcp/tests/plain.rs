@@ -8,6 +8,7 @@ use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
+use crate::conntrack::tcp::TcpTimeout;
 use crate::packet::transport::{plain_segment, tcp_segment};
 use crate::packet::{Headers, V4, protocol};
 
@@ -183,10 +184,10 @@ fn plain_segments() {
             let outcome = long.track(t.dir, &seg, &settings, &timeouts);
             all.set(all.get() + 1);
             if let Some(p) = plain_segment(&b, &headers, headers.length() as u32)
-                && let Some(idle) = short.tcp.track_plain(t.dir, &p, short.status)
+                && let Some(unacknowledged) = short.tcp.track_plain(t.dir, &p, short.status)
             {
                 plain.set(plain.get() + 1);
-                let timeout = idle.timeout(&settings, &timeouts);
+                let timeout = TcpTimeout::new(&settings, &timeouts).ms(unacknowledged) / 1000;
                 prop_assert_eq!(outcome, TcpOutcome::Accept { timeout, assured: false, kill: false });
             } else {
                 // Nothing was changed, so the long way leads to the same.

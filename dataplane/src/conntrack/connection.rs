@@ -6,6 +6,7 @@ use super::sctp::SctpTrack;
 use super::tcp::{HostTcp, TcpTrack};
 use super::{Direction, Key, Ticks, Tuple};
 use crate::packet::Address;
+use crate::packet::transport::Ports;
 use crate::policy::InterfaceId;
 
 /// Tracking state of a packet, as rules match it.
@@ -99,11 +100,8 @@ pub enum Private {
     Tcp(TcpTrack),
     /// TCP that ends at the gateway host.
     HostTcp(HostTcp),
-    /// UDP and UDP-Lite: when the connection may become a stream.
-    Udp {
-        /// From here on traffic both ways makes it a stream.
-        stream_from: Ticks,
-    },
+    /// UDP and UDP-Lite, whose packets need nothing of this: [`Connection::stream_from`].
+    Udp,
     /// SCTP: state and verification tags.
     Sctp(SctpTrack),
     /// Everything that has nothing but a timeout.
@@ -133,8 +131,12 @@ pub struct Connection<A> {
     pub route_generation: u32,
     /// Packets by direction, wrapping.
     pub packets: [u32; 2],
-    /// Bytes by direction, IP header included.
-    pub bytes: [u64; 2],
+    /// Bytes by direction: the lower 32 bits of 48.
+    pub bytes_low: [u32; 2],
+    /// The upper 16.
+    pub bytes_high: [u16; 2],
+    /// UDP: from here on traffic both ways makes it a stream.
+    pub stream_from: Ticks,
     /// Protocol state.
     pub private: Private,
     /// Connection mark.
@@ -146,6 +148,7 @@ pub struct Connection<A> {
 }
 
 const _: () = assert!(size_of::<Connection<crate::packet::V4>>() == 128);
+const _: () = assert!(std::mem::offset_of!(Connection<crate::packet::V4>, private) == 64);
 const _: () = assert!(size_of::<Connection<crate::packet::V6>>() <= 256);
 
 impl<A: Address> Connection<A> {
@@ -161,12 +164,31 @@ impl<A: Address> Connection<A> {
             hop: [0; 2],
             route_generation: 0,
             packets: [0; 2],
-            bytes: [0; 2],
+            bytes_low: [0; 2],
+            bytes_high: [0; 2],
+            stream_from: Ticks(1),
             private,
             mark: 0,
             rule: u16::MAX,
             ingress: 0,
         }
+    }
+
+    /// Counts a packet in direction `d` of so many bytes, IP header included.
+    #[inline(always)]
+    pub fn count(&mut self, d: Direction, bytes: u32) {
+        let d = d as usize;
+        self.packets[d] = self.packets[d].wrapping_add(1);
+        let (low, more) = self.bytes_low[d].overflowing_add(bytes);
+        self.bytes_low[d] = low;
+        if more {
+            self.bytes_high[d] = self.bytes_high[d].wrapping_add(1);
+        }
+    }
+
+    /// Bytes in direction `d`, IP headers included; wrapping after 281 terabytes.
+    pub fn bytes(&self, d: Direction) -> u64 {
+        u64::from(self.bytes_high[d as usize]) << 32 | u64::from(self.bytes_low[d as usize])
     }
 
     /// The tuple of one direction.
@@ -178,9 +200,15 @@ impl<A: Address> Connection<A> {
     /// Whether packets in direction `d` have this key.
     #[inline]
     pub fn has(&self, d: Direction, key: &Key<A>) -> bool {
-        let t = self.tuple(d);
+        let t = &key.tuple;
+        self.has_parts(d, (t.src, t.dst), t.ports(), key.proto)
+    }
+
+    /// Whether packets in direction `d` have a key of these parts.
+    #[inline]
+    pub fn has_parts(&self, d: Direction, addresses: (A, A), ports: Ports, proto: u8) -> bool {
         // All compared, without a branch for each.
-        (self.proto == key.proto) & t.equals(&key.tuple)
+        (self.proto == proto) & self.tuple(d).has(addresses, ports)
     }
 
     /// The table key of one direction.

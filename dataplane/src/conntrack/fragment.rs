@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use ahash::RandomState;
 
-use super::Ticks;
+use super::{HashKeys, Ticks};
 use crate::io::Frame;
 use crate::packet::{FragmentInfo, Headers, Ip};
 use crate::policy::InterfaceId;
@@ -101,6 +101,12 @@ impl<A: Ip> Fragments<A> {
     /// The key of a fragment.
     pub fn key(h: &Headers<A>, info: &FragmentInfo) -> FragmentKey<A> {
         FragmentKey { src: h.src, dst: h.dst, id: info.id, proto: if A::V6 { 0 } else { h.proto } }
+    }
+
+    /// The hash of that key, the same on every worker.
+    pub fn hash(h: &Headers<A>, info: &FragmentInfo, keys: &HashKeys) -> u64 {
+        let k = Self::key(h, info);
+        k.src.hash_with(k.dst, u64::from(k.id) << 8 | u64::from(k.proto), keys)
     }
 
     /// Frames that wait.

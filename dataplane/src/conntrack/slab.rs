@@ -7,14 +7,15 @@
 //! them and brings the shared deadline up to date.
 
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, offset_of};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::region::{Region, populate, prefetch, prefetch_to_write};
-use super::{Connection, Direction, Key, Ticks};
-use crate::packet::Address;
+use super::{Connection, Entry, Ticks};
+use crate::packet::transport::Ports;
+use crate::packet::{Address, Headers};
 
 /// The shared deadlines of one slab; clones share them.
 #[derive(Debug, Clone)]
@@ -326,16 +327,18 @@ impl<A: Address> Slab<A> {
         self.sure = self.used;
     }
 
-    /// The connection in a slot that was live when the burst began, if its packets in direction `d` have this
-    /// key and its time is not up. Misses everything once any slot has been freed since.
+    /// The connection at an entry that was live when the burst began, if it is that of a packet with these headers
+    /// and ports and its time is not up. Misses everything once any slot has been freed since.
     #[inline(always)]
-    pub fn hit(&mut self, i: u32, d: Direction, key: &Key<A>, now: Ticks) -> Option<Live<'_, A>> {
+    pub fn hit(&mut self, e: Entry, h: &Headers<A>, ports: Ports, now: Ticks) -> Option<Live<'_, A>> {
+        let i = e.slot();
         if i >= self.sure {
             return None;
         }
         // SAFETY: as in `get_mut`: no more are sure than are in use.
         let connection = unsafe { &mut *self.slots.as_mut_ptr().add(i as usize).cast::<Connection<A>>() };
-        if !connection.has(d, key) || connection.deadline.reached(now) {
+        let fits = connection.has_parts(e.direction(), (h.src, h.dst), ports, h.proto);
+        if !fits || connection.deadline.reached(now) {
             return None;
         }
         Some(Live { connection, view: &self.view, slot: i })
@@ -371,12 +374,19 @@ impl<A: Address> Slab<A> {
         }
     }
 
-    /// Loads the slot's cache lines ahead of use.
-    #[inline]
-    pub fn prefetch(&self, i: u32) {
+    /// Loads the slot's cache lines ahead of use; for a connection without a state of its protocol, those that
+    /// each packet needs.
+    #[inline(always)]
+    pub fn prefetch(&self, i: u32, stateful: bool) {
         let p = self.slots.as_ptr().wrapping_add(i as usize).cast::<u8>();
-        for line in (0..size_of::<Connection<A>>()).step_by(64) {
+        let each = offset_of!(Connection<A>, private).next_multiple_of(64);
+        for line in (0..each).step_by(64) {
             prefetch(p.wrapping_add(line));
+        }
+        if stateful {
+            for line in (each..size_of::<Connection<A>>()).step_by(64) {
+                prefetch(p.wrapping_add(line));
+            }
         }
     }
 }

@@ -60,7 +60,7 @@ impl Entry {
 /// The tag of a hash, from bits the bucket index does not use; never 0.
 #[inline]
 fn tag(hash: u64) -> u16 {
-    ((hash >> 48) as u16).max(1)
+    (hash >> 48) as u16 | 1
 }
 
 impl Bucket {
@@ -116,7 +116,8 @@ impl Table {
     pub fn candidate(&self, hash: u64) -> Entry {
         let b = self.bucket(hash);
         let m = b.find(tag(hash));
-        if m != 0 { b.entries[m.trailing_zeros() as usize] } else { Entry::NONE }
+        // Never more than 7, which the compiler does not know.
+        if m != 0 { b.entries[m.trailing_zeros() as usize % SLOTS] } else { Entry::NONE }
     }
 
     /// Whether a key of this hash may be here.

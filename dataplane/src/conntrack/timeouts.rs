@@ -23,7 +23,14 @@ impl Ticks {
     #[must_use]
     pub fn after_timeout(self, seconds: u32) -> Ticks {
         debug_assert!(seconds <= LIMIT_S);
-        Ticks(self.0.wrapping_add(seconds.wrapping_mul(1000)).max(1))
+        self.after_timeout_ms(seconds.wrapping_mul(1000))
+    }
+
+    /// The same in milliseconds.
+    #[inline]
+    #[must_use]
+    pub fn after_timeout_ms(self, ms: u32) -> Ticks {
+        Ticks(self.0.wrapping_add(ms).max(1))
     }
 
     /// The moment `ms` milliseconds later.
@@ -43,6 +50,18 @@ impl Ticks {
     pub fn remaining_ms(self, now: Ticks) -> u32 {
         u32::try_from(self.0.wrapping_sub(now.0) as i32).unwrap_or(0)
     }
+}
+
+/// The timeouts of UDP in milliseconds, by the number of the timeouts they are part of.
+pub type UdpTimeouts = [UdpTimeout; 256];
+
+/// UDP's timeouts in milliseconds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct UdpTimeout {
+    /// Before it is a stream.
+    pub first: u32,
+    /// With traffic both ways for more than two seconds.
+    pub stream: u32,
 }
 
 /// Idle timeouts in seconds. At most 24 days each.

@@ -1,9 +1,7 @@
 //! Tuples: what identifies one direction of a connection.
 
-use std::hash::{BuildHasher, Hasher};
-
-use ahash::RandomState;
-
+use super::HashKeys;
+use crate::packet::transport::Ports;
 use crate::packet::{Address, protocol};
 
 /// Direction of a packet within its connection.
@@ -52,11 +50,22 @@ pub struct Tuple<A> {
 }
 
 impl<A: Address> Tuple<A> {
-    /// Whether all of two tuples is equal, found out without a branch for each part.
+    /// The ports.
     #[inline]
-    pub fn equals(&self, o: &Self) -> bool {
-        let ports = |t: &Self| u32::from(t.sport) | u32::from(t.dport) << 16;
-        A::equal((self.src, self.dst), (o.src, o.dst)) & (ports(self) == ports(o))
+    pub fn ports(&self) -> Ports {
+        Ports::new(self.sport, self.dport)
+    }
+
+    /// Whether these are its parts, found out without a branch for each.
+    #[inline]
+    pub fn has(&self, addresses: (A, A), ports: Ports) -> bool {
+        A::equal((self.src, self.dst), addresses) & (self.ports() == ports)
+    }
+
+    /// The hash of a key with a tuple of these parts.
+    #[inline(always)]
+    pub fn hash((src, dst): (A, A), ports: Ports, proto: u8, keys: &HashKeys) -> u64 {
+        src.hash_with(dst, u64::from(ports.number()) << 8 | u64::from(proto), keys)
     }
 }
 
@@ -72,12 +81,9 @@ pub struct Key<A> {
 impl<A: Address> Key<A> {
     /// The keyed hash, the same on every worker.
     #[inline]
-    pub fn hash(&self, keys: &RandomState) -> u64 {
-        let mut h = keys.build_hasher();
+    pub fn hash(&self, keys: &HashKeys) -> u64 {
         let t = &self.tuple;
-        let ports = u64::from(t.sport) << 16 | u64::from(t.dport);
-        t.src.feed(t.dst, ports << 8 | u64::from(self.proto), &mut h);
-        h.finish()
+        Tuple::hash((t.src, t.dst), t.ports(), self.proto, keys)
     }
 
     /// The key of the opposite direction; `None` for an ICMP type that has no counterpart.

@@ -114,13 +114,13 @@ impl FramePool {
     }
 
     /// Gives a frame back.
-    #[inline]
+    #[inline(always)]
     pub fn give(&mut self, f: Frame) {
         self.give_index(f.at >> self.shift);
     }
 
     /// Gives a frame back by its index. Panics when more are given back than were taken.
-    #[inline]
+    #[inline(always)]
     pub fn give_index(&mut self, index: u32) {
         debug_assert!(index < self.frames());
         self.free[self.available] = index;

@@ -205,7 +205,7 @@ impl Port for XskPort {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, pool: &mut FramePool, frame: Frame) -> Result<(), Frame> {
         if self.held.transmit >= RING
             || (pool.offset(frame) != self.offset || frame.len > self.capacity) && !self.align(pool, frame)

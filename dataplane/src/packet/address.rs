@@ -4,6 +4,8 @@ use std::fmt;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::conntrack::HashKeys;
+
 /// An IP address as the tables keep it: host byte order, totally ordered, no wider than its family.
 pub trait Address: Copy + Eq + Ord + Hash + Default + fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// True for IPv6.
@@ -30,8 +32,8 @@ pub trait Address: Copy + Eq + Ord + Hash + Default + fmt::Debug + fmt::Display 
     fn sum(self) -> u64;
     /// Whether both pairs are equal.
     fn equal(a: (Self, Self), b: (Self, Self)) -> bool;
-    /// Feeds two addresses and a number to a hasher in as few writes as possible.
-    fn feed<H: std::hash::Hasher>(self, other: Self, number: u64, h: &mut H);
+    /// The hash of two addresses and a number.
+    fn hash_with(self, other: Self, number: u64, keys: &HashKeys) -> u64;
     /// The address as the standard library's type.
     fn ip(self) -> IpAddr;
     /// The address of this family in `ip`, if it is of this family.
@@ -112,9 +114,9 @@ impl Address for V4 {
         both(a) == both(b)
     }
 
-    #[inline]
-    fn feed<H: std::hash::Hasher>(self, other: V4, number: u64, h: &mut H) {
-        h.write_u128(u128::from(self.0) << 96 | u128::from(other.0) << 64 | u128::from(number));
+    #[inline(always)]
+    fn hash_with(self, other: V4, number: u64, keys: &HashKeys) -> u64 {
+        keys.two(u64::from(self.0) << 32 | u64::from(other.0), number)
     }
 
     fn ip(self) -> IpAddr {
@@ -188,11 +190,9 @@ impl Address for V6 {
         (a.0 == b.0) & (a.1 == b.1)
     }
 
-    #[inline]
-    fn feed<H: std::hash::Hasher>(self, other: V6, number: u64, h: &mut H) {
-        h.write_u128(self.bits());
-        h.write_u128(other.bits());
-        h.write_u64(number);
+    #[inline(always)]
+    fn hash_with(self, other: V6, number: u64, keys: &HashKeys) -> u64 {
+        keys.five([self.0, self.1, other.0, other.1, number])
     }
 
     fn ip(self) -> IpAddr {

@@ -34,22 +34,33 @@ pub fn is_right(data: &[u8], more: u32) -> bool {
 /// Ones' complement sum of 64-bit words in little-endian order.
 #[inline(always)]
 fn sum_little(data: &[u8]) -> u64 {
-    let (mut s, mut rest) = if data.len() < 64 { (0, data) } else { sum_long(data) };
-    if let Some((b, after)) = rest.split_first_chunk::<32>() {
-        (s, rest) = (b.as_chunks().0.iter().fold(s, |s, w| add(s, u64::from_le_bytes(*w))), after);
-    }
-    if let Some((b, after)) = rest.split_first_chunk::<16>() {
-        (s, rest) = (b.as_chunks().0.iter().fold(s, |s, w| add(s, u64::from_le_bytes(*w))), after);
-    }
-    if let Some((w, after)) = rest.split_first_chunk::<8>() {
-        (s, rest) = (add(s, u64::from_le_bytes(*w)), after);
-    }
-    let last = match data.last_chunk::<8>() {
-        // The rest are the last bytes of this word; shifted in two steps, as there may be none.
-        Some(last) => (u64::from_le_bytes(*last) >> 8) >> (56 - 8 * rest.len()),
-        None => rest.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)),
+    let Some(last) = data.last_chunk::<8>() else {
+        return data.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
     };
-    add(s, last)
+    // Of the last eight bytes, those that make no whole word with the ones before: one at least.
+    let last = u64::from_le_bytes(*last) >> (8 * (data.len().wrapping_neg() & 7));
+    let (mut s, mut rest) = if data.len() <= 64 { (last, data) } else { sum_long(data, last) };
+    if rest.len() > 32 {
+        (s, rest) = add_words::<32>(s, rest);
+    }
+    if rest.len() > 16 {
+        (s, rest) = add_words::<16>(s, rest);
+    }
+    if rest.len() > 8 {
+        (s, _) = add_words::<8>(s, rest);
+    }
+    s
+}
+
+/// `s` and the words in the first `N` bytes, with the carries brought round; and what follows them.
+#[inline(always)]
+fn add_words<const N: usize>(s: u64, data: &[u8]) -> (u64, &[u8]) {
+    let Some((words, rest)) = data.split_first_chunk::<N>() else { return (s, data) };
+    let add = |(s, carry): (u64, bool), w: &[u8; 8]| s.carrying_add(u64::from_le_bytes(*w), carry);
+    let (s, carry) = words.as_chunks().0.iter().fold((s, false), add);
+    // Where there is a carry, the sum is not all ones: that would take another carry before it, and the first
+    // has none.
+    (s + u64::from(carry), rest)
 }
 
 /// `a + b` with the carry brought round.
@@ -66,11 +77,12 @@ fn subtract(a: u64, b: u64) -> u64 {
     s - u64::from(borrow)
 }
 
-/// The little-endian sum of most of a longer packet, which the compiler makes vector instructions of, and the
-/// less than 64 bytes that are left.
+/// `s` and the little-endian sum of most of a longer packet, which the compiler makes vector instructions of, and
+/// the one to 64 bytes that are left.
 #[inline(never)]
-fn sum_long(data: &[u8]) -> (u64, &[u8]) {
-    let (blocks, rest) = data.as_chunks::<64>();
+fn sum_long(data: &[u8], s: u64) -> (u64, &[u8]) {
+    let (blocks, rest) = data.split_at((data.len() - 1) / 64 * 64);
+    let blocks = blocks.as_chunks::<64>().0;
     let mut lanes = [0u64; 8];
     for b in blocks {
         for (lane, w) in lanes.iter_mut().zip(b.as_chunks().0) {
@@ -79,7 +91,7 @@ fn sum_long(data: &[u8]) -> (u64, &[u8]) {
         }
     }
     // No packet has as many words as would make these overflow.
-    (lanes.iter().sum(), rest)
+    (add(s, lanes.iter().sum()), rest)
 }
 
 /// The checksum of `data`, to be written where the checksum field was zero.

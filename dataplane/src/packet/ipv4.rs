@@ -63,12 +63,14 @@ fn check_options(options: &[u8]) -> Result<(), BadOption> {
 impl Ip for V4 {
     const ETHERTYPE: u16 = super::ETHERTYPE_IPV4;
     const ICMP: u8 = protocol::ICMP;
+    const HEADER: usize = MIN_HEADER;
 
     #[inline(always)]
     fn parse_plain(frame: &[u8], l3: usize) -> Option<Headers<V4>> {
         let h: &Header = frame.get(l3..)?.first_chunk()?;
         let end = l3 + usize::from(be16(h, 2));
-        let plain = h[0] == 0x45 && be16(h, 6) & 0x3fff == 0;
+        // Version, length, and nothing about fragments.
+        let plain = u64::from_le_bytes(*view(h, 0)) & 0xff3f_0000_0000_00ff == 0x45;
         let fits = end >= l3 + MIN_HEADER && end <= frame.len() && end <= usize::from(u16::MAX);
         if !plain || !fits || !is_right(h, 0) {
             return None;
@@ -130,7 +132,7 @@ impl Ip for V4 {
         delta
     }
 
-    #[inline]
+    #[inline(always)]
     fn rewrite_and_forward(frame: &mut [u8], was: &Headers<V4>, src: V4, dst: V4) -> Delta {
         let h = header_mut(frame, usize::from(was.l3));
         let addresses: &mut [u8; 8] = view_mut(h, 12);
@@ -155,7 +157,7 @@ impl Ip for V4 {
         true
     }
 
-    #[inline]
+    #[inline(always)]
     fn decrement_ttl(frame: &mut [u8], l3: usize) {
         let h = header_mut(frame, l3);
         h[8] -= 1;

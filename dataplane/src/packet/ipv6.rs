@@ -94,6 +94,7 @@ fn extensions(frame: &[u8], headers: Headers<V6>) -> Option<Headers<V6>> {
 impl Ip for V6 {
     const ETHERTYPE: u16 = super::ETHERTYPE_IPV6;
     const ICMP: u8 = protocol::ICMPV6;
+    const HEADER: usize = HEADER;
 
     #[inline(always)]
     fn parse_plain(frame: &[u8], l3: usize) -> Option<Headers<V6>> {
@@ -129,7 +130,7 @@ impl Ip for V6 {
         delta
     }
 
-    #[inline]
+    #[inline(always)]
     fn rewrite_and_forward(frame: &mut [u8], was: &Headers<V6>, src: V6, dst: V6) -> Delta {
         Self::decrement_ttl(frame, usize::from(was.l3));
         Self::rewrite(frame, was, src, dst)

@@ -6,7 +6,8 @@ use super::{Headers, Ip, be16, be32, protocol, put16, view, view_mut};
 use crate::conntrack::tcp::{PlainSegment, TcpSegment};
 use crate::conntrack::{Key, SctpPacket};
 
-/// Source and destination port, or what a tuple has in their places.
+/// Source and destination port, or what a tuple has in their places: the source in the lower half, as the two lie
+/// in a tuple.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ports(u32);
 
@@ -14,25 +15,31 @@ impl Ports {
     /// These two.
     #[inline]
     pub fn new(source: u16, destination: u16) -> Self {
-        Ports(u32::from(source) << 16 | u32::from(destination))
+        Ports(u32::from(source) | u32::from(destination) << 16)
     }
 
     /// As most transport headers begin; panics when `b` is too short.
     #[inline]
     fn read(b: &[u8]) -> Self {
-        Ports(be32(b, 0))
+        Ports(be32(b, 0).rotate_left(16))
+    }
+
+    /// Both as one number.
+    #[inline]
+    pub fn number(self) -> u32 {
+        self.0
     }
 
     /// As [`Tuple::sport`](crate::conntrack::Tuple::sport).
     #[inline]
     pub fn source(self) -> u16 {
-        (self.0 >> 16) as u16
+        self.0 as u16
     }
 
     /// As [`Tuple::dport`](crate::conntrack::Tuple::dport).
     #[inline]
     pub fn destination(self) -> u16 {
-        self.0 as u16
+        (self.0 >> 16) as u16
     }
 }
 
@@ -58,10 +65,10 @@ pub fn classify<A: Ip>(frame: &[u8], h: &Headers<A>) -> Transport {
     }
 }
 
-/// Reads the transport header of a packet that [`Ip::parse_plain`] has accepted, and verifies the checksum of one
-/// that belongs to a flow: [`classify`] and [`verify`] in one.
+/// The ports of a packet that [`Ip::parse_plain`] has accepted, if it is one of UDP or TCP with nothing wrong and a
+/// right checksum. What [`read`] says of it as well, only sooner.
 #[inline(always)]
-pub fn read<A: Ip>(frame: &[u8], h: &Headers<A>) -> (Transport, ChecksumState) {
+pub fn read_plain<A: Ip>(frame: &[u8], h: &Headers<A>) -> Option<Ports> {
     // The addresses, which the checksum covers as well, stand right before the transport header.
     let both = 2 * A::LEN;
     let covered = &frame[usize::from(h.l4) - both..usize::from(h.end)];
@@ -69,19 +76,16 @@ pub fn read<A: Ip>(frame: &[u8], h: &Headers<A>) -> (Transport, ChecksumState) {
     let transport = match h.proto {
         protocol::UDP => udp(b, true),
         protocol::TCP => tcp(b),
-        _ => return read_unusual(frame, *h),
+        _ => return None,
     };
-    if !matches!(transport, Transport::Flow(_)) {
-        return (transport, ChecksumState::Good);
+    match transport {
+        Transport::Flow(ports) if is_right(covered, u32::from(h.proto) + b.len() as u32) => Some(ports),
+        _ => None,
     }
-    if is_right(covered, u32::from(h.proto) + b.len() as u32) {
-        return (transport, ChecksumState::Good);
-    }
-    (transport, verify(frame, *h))
 }
 
 /// Reads the transport header of an unfragmented packet, and verifies the checksum of one that belongs to a flow.
-pub fn read_unusual<A: Ip>(frame: &[u8], h: Headers<A>) -> (Transport, ChecksumState) {
+pub fn read<A: Ip>(frame: &[u8], h: Headers<A>) -> (Transport, ChecksumState) {
     let transport = classify(frame, &h);
     let flow = matches!(transport, Transport::Flow(_));
     (transport, if flow { verify(frame, h) } else { ChecksumState::Good })
@@ -91,7 +95,7 @@ pub fn read_unusual<A: Ip>(frame: &[u8], h: Headers<A>) -> (Transport, ChecksumS
 fn udp(b: &[u8], whole: bool) -> Transport {
     let Some(u) = b.first_chunk::<8>() else { return Transport::Invalid };
     let n = usize::from(be16(u, 4));
-    if n < 8 || (n > b.len() && whole) {
+    if n != b.len() && (n < 8 || (n > b.len() && whole)) {
         return Transport::Invalid;
     }
     Transport::Flow(Ports::read(u))

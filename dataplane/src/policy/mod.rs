@@ -23,7 +23,8 @@ pub use tally::{List, Tallies, Tally};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::conntrack::{TcpSettings, Timeouts};
+use crate::conntrack::tcp::{TcpTimeout, TcpTimeouts};
+use crate::conntrack::{TcpSettings, Timeouts, UdpTimeout, UdpTimeouts};
 use crate::helper::HelperKind;
 
 /// Index of an interface in [`Policy::interfaces`] and in the FIB.
@@ -239,6 +240,14 @@ impl Policy {
         self.interfaces.get(usize::from(i)).map(|i| i.zone)
     }
 
+    /// What each index stands for with UDP.
+    pub fn udp_timeouts(&self) -> UdpTimeouts {
+        std::array::from_fn(|i| {
+            let t = self.timeouts(i as u8);
+            UdpTimeout { first: t.udp * 1000, stream: t.udp_stream * 1000 }
+        })
+    }
+
     /// The timeouts with this index, Linux's where there are none.
     #[inline]
     pub fn timeouts(&self, i: u8) -> &Timeouts {
@@ -250,7 +259,7 @@ impl Policy {
     }
 
     /// What each index stands for with most segments of TCP.
-    pub fn tcp_timeouts(&self) -> crate::conntrack::tcp::TcpTimeouts {
-        std::array::from_fn(|i| crate::conntrack::tcp::TcpTimeout::new(&self.tcp, self.timeouts(i as u8)))
+    pub fn tcp_timeouts(&self) -> TcpTimeouts {
+        std::array::from_fn(|i| TcpTimeout::new(&self.tcp, self.timeouts(i as u8)))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::core::Core;
 use super::exit::check_addresses;
+use super::express;
 use super::family::{Families, Family, Member, Packet};
 use super::handoff::Lent;
 use super::options;
@@ -13,7 +14,7 @@ use crate::conntrack::Entry;
 use crate::conntrack::region::prefetch;
 use crate::io::{Frame, Port};
 use crate::packet::transport::{self, ChecksumState, Transport};
-use crate::packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, V4, V6, checksum, view};
+use crate::packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, V4, V6, checksum, protocol, view};
 use crate::policy::InterfaceId;
 
 /// A frame is loaded while as many others before it are parsed. Frames lie a power of two apart and share
@@ -28,17 +29,15 @@ pub(super) fn received<P: Port>(w: &mut Core<P>, families: &mut Families, interf
     for f in frames.iter().take(AHEAD) {
         prefetch(w.pool.address(*f));
     }
-    let mut bytes = 0;
     for (i, f) in frames.iter().enumerate() {
         if let Some(later) = frames.get(i + AHEAD) {
             prefetch(w.pool.address(*later));
         }
-        bytes += u64::from(f.len);
         parse(w, families, *f, interface, own, Handed::No);
     }
     let c = w.counters().interface(interface);
     c.rx_packets.add(frames.len() as u64);
-    c.rx_bytes.add(bytes);
+    c.rx_bytes.add(frames.iter().map(|f| u64::from(f.len)).sum());
     forward(w, families);
 }
 
@@ -136,13 +135,29 @@ fn parse<P: Port>(
 
 #[inline(always)]
 fn ip<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, f: Frame, interface: InterfaceId, handed: Handed) {
-    match A::parse_plain(w.pool.bytes(f), ETHERNET) {
-        Some(headers) => {
-            let read = transport::read(w.pool.bytes(f), &headers);
-            join(w, t, f, interface, handed, headers, read);
-        }
-        None => unusual(w, t, f, interface, handed),
-    }
+    let b = w.pool.bytes(f);
+    let Some(headers) = A::parse_plain(b, ETHERNET) else { return unusual(w, t, f, interface, handed) };
+    let Some(ports) = transport::read_plain(b, &headers) else {
+        return join_other(w, t, f, interface, handed, headers);
+    };
+    let hash = headers.hash(ports, &w.keys);
+    t.table.prefetch(hash);
+    let transport = Transport::Flow(ports);
+    join(t, Packet { handed, hash, ..Packet::new(f, interface, headers, transport) });
+}
+
+/// A packet that is plain as far as its IP header goes.
+#[inline(never)]
+fn join_other<P: Port, A: Member>(
+    w: &mut Core<P>,
+    t: &mut Family<A>,
+    f: Frame,
+    interface: InterfaceId,
+    handed: Handed,
+    headers: Headers<A>,
+) {
+    let read = transport::read(w.pool.bytes(f), headers);
+    classified(w, t, f, interface, handed, headers, read);
 }
 
 /// A packet with options, a fragment, or one that there is something wrong with.
@@ -155,9 +170,9 @@ fn unusual<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, f: Frame, int
                 // What the transport header of a fragment says is known when its datagram is complete.
                 let read = match headers.fragment {
                     Some(_) => (Transport::Invalid, ChecksumState::Good),
-                    None => transport::read_unusual(w.pool.bytes(f), headers),
+                    None => transport::read(w.pool.bytes(f), headers),
                 };
-                return join(w, t, f, interface, handed, headers, read);
+                return classified(w, t, f, interface, handed, headers, read);
             }
             refused => refused,
         },
@@ -181,8 +196,16 @@ fn refuse<P: Port>(w: &mut Core<P>, f: Frame, interface: InterfaceId, why: DropR
     w.discard(f, why);
 }
 
+/// A packet joins its family's burst.
 #[inline(always)]
-fn join<P: Port, A: Member>(
+fn join<A: Member>(t: &mut Family<A>, p: Packet<A>) {
+    // The burst is never reallocated.
+    assert!(t.burst.len() < t.burst.capacity());
+    t.burst.push(p);
+}
+
+/// A packet whose transport header has been read joins the burst.
+fn classified<P: Port, A: Member>(
     w: &mut Core<P>,
     t: &mut Family<A>,
     f: Frame,
@@ -193,12 +216,10 @@ fn join<P: Port, A: Member>(
 ) {
     let mut hash = 0;
     if let Transport::Flow(ports) = transport {
-        hash = headers.key(ports).hash(&w.keys);
+        hash = headers.hash(ports, &w.keys);
         t.table.prefetch(hash);
     }
-    // The burst is never reallocated.
-    assert!(t.burst.len() < t.burst.capacity());
-    t.burst.push(Packet { handed, hash, ..Packet::new(f, interface, headers, transport) });
+    join(t, Packet { handed, hash, ..Packet::new(f, interface, headers, transport) });
     if checksum != ChecksumState::Good {
         mend(w, t, checksum);
     }
@@ -272,7 +293,7 @@ fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
     for p in &mut burst {
         p.candidate = t.table.candidate(p.hash);
         if p.candidate != Entry::NONE {
-            t.slab.prefetch(p.candidate.slot());
+            t.slab.prefetch(p.candidate.slot(), p.headers.proto != protocol::UDP);
         } else if several {
             strangers = true;
             w.shared.directory.prefetch(p.hash);
@@ -284,8 +305,11 @@ fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
         sift(w, t, &mut burst);
     }
     if w.tracers.is_empty() {
+        let unheard = w.listeners.is_empty();
         for p in &mut burst {
-            path::forward(w, t, p);
+            if !(unheard && express::forward(w, t, p)) {
+                path::forward(w, t, p);
+            }
         }
     } else {
         for p in &mut burst {

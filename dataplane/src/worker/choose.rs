@@ -303,7 +303,12 @@ impl<P: Port, A: Member> Claims<'_, P, A> {
     fn reply(&self, reply: &Key<A>) -> bool {
         let w = self.w;
         let hash = match self.guess {
-            Some((key, hash)) if key.proto == reply.proto && key.tuple.equals(&reply.tuple) => hash,
+            Some((key, hash))
+                if key.proto == reply.proto
+                    && key.tuple.has((reply.tuple.src, reply.tuple.dst), reply.tuple.ports()) =>
+            {
+                hash
+            }
             _ => reply.hash(&w.keys),
         };
         self.hash.set(hash);

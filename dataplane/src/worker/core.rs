@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ahash::RandomState;
-
 use super::counters::Counters;
 use super::events::Subscription;
 use super::handoff::Ends;
@@ -14,7 +12,8 @@ use super::trace::Tracer;
 use super::translations::Translator;
 use super::watch::Watch;
 use super::wiring::{self, Inlet};
-use crate::conntrack::Ticks;
+use crate::conntrack::tcp::TcpTimeouts;
+use crate::conntrack::{HashKeys, Ticks, UdpTimeouts};
 use crate::io::host::{HostFlow, Origin};
 use crate::io::{Frame, FramePool, Port};
 use crate::nat::Random;
@@ -44,9 +43,11 @@ impl Outlet {
 pub(super) struct Core<P> {
     pub(super) id: u16,
     /// The key of the tuple hash.
-    pub(super) keys: RandomState,
+    pub(super) keys: HashKeys,
     pub(super) shared: Arc<Shared>,
     pub(super) snapshot: Snapshot,
+    /// Of the snapshot's policy.
+    pub(super) udp: Box<UdpTimeouts>,
     /// Changes whenever next hops cached in connections must be looked up again. Never 0.
     pub(super) route_epoch: u32,
     /// One for each device.
@@ -58,7 +59,7 @@ pub(super) struct Core<P> {
     pub(super) pool: FramePool,
     pub(super) now: Ticks,
     /// Of the snapshot's policy.
-    pub(super) tcp: Box<crate::conntrack::tcp::TcpTimeouts>,
+    pub(super) tcp: Box<TcpTimeouts>,
     pub(super) random: Random,
     /// Connections this worker may still add without asking the common limit.
     quota: u32,
@@ -88,8 +89,9 @@ impl<P: Port> Core<P> {
         let ends = shared.handoffs.take(usize::from(id));
         Core {
             id,
-            keys: shared.keys.clone(),
+            keys: shared.keys,
             shared,
+            udp: Box::new(snapshot.policy.udp_timeouts()),
             snapshot,
             route_epoch: 1,
             ports,
@@ -146,11 +148,12 @@ impl<P: Port> Core<P> {
         }
     }
 
-    /// Takes over which interfaces a new policy has, on the ports there are.
+    /// Takes over which interfaces a new policy has, on the ports there are, and what else is read of it at once.
     pub(super) fn rewire(&mut self) {
         *self.tcp = self.snapshot.policy.tcp_timeouts();
         self.publish();
         (self.outlets, self.inlets) = wiring::of(&self.snapshot.policy);
+        *self.udp = self.snapshot.policy.udp_timeouts();
     }
 
     /// Brings the shared counters of what was sent up to date.

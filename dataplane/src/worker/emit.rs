@@ -22,9 +22,15 @@ pub(super) fn send<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &P
 #[inline(always)]
 pub(super) fn send_now<P: Port, A: Member>(w: &mut Core<P>, n: &mut Neighbour<A>, p: &Packet<A>) {
     let frame = Frame { len: p.headers.end, ..p.frame };
-    *view_mut(w.pool.bytes_mut(frame), 0) = n.link;
+    link(w.pool.bytes_mut(frame), n);
     n.used(w);
     w.transmit(n.interface, frame);
+}
+
+/// Writes the link addresses of a frame to a next hop.
+#[inline(always)]
+pub(super) fn link<A>(frame: &mut [u8], n: &Neighbour<A>) {
+    *view_mut(frame, 0) = n.link;
 }
 
 /// What cannot leave as it is: too long, or to a next hop whose address is not known.

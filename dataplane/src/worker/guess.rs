@@ -5,9 +5,7 @@
 //! bucket of that guess is loaded some packets before it is needed, and where the guess was right the hash need
 //! not be computed again.
 
-use ahash::RandomState;
-
-use crate::conntrack::{Key, Table, Tuple};
+use crate::conntrack::{HashKeys, Key, Table, Tuple};
 use crate::packet::Address;
 
 /// A bucket is loaded while so many connections before it begin: more at a time than the processor can wait for
@@ -57,7 +55,7 @@ impl<A: Address> Guesses<A> {
 
     /// The key of the replies to such a packet with its hash, if it was guessed. Loads the bucket of a later one.
     #[inline]
-    pub(super) fn next(&mut self, packet: u64, keys: &RandomState, table: &Table) -> Option<(Key<A>, u64)> {
+    pub(super) fn next(&mut self, packet: u64, keys: &HashKeys, table: &Table) -> Option<(Key<A>, u64)> {
         if self.list.get(self.at).is_none_or(|g| g.packet != packet) {
             return None;
         }
@@ -86,7 +84,7 @@ mod tests {
 
     #[test]
     fn replies_are_guessed_in_order() {
-        let (keys, table) = (RandomState::new(), Table::new(64).unwrap());
+        let (keys, table) = (HashKeys::default(), Table::new(64).unwrap());
         let mut g = Guesses { translated: Some(V4(9)), ..Guesses::default() };
         let flows: Vec<_> = (0..20).map(|n| key(n, 7, 4000 + n as u16, 53)).collect();
         for k in &flows {

@@ -88,8 +88,7 @@ pub(super) fn packet<P: Port, A: Member>(
         }
         return Err(DropReason::NatNoAddress);
     }
-    c.packets[0] = c.packets[0].wrapping_add(1);
-    c.bytes[0] += u64::from(p.bytes);
+    c.count(Direction::Original, p.bytes);
     let leaves = opposite(c, d);
     translate(w, p, &leaves);
     Ok(Fate::Host)
@@ -153,7 +152,7 @@ fn follow<P: Port, A: Member>(w: &mut Core<P>, f: &mut Families, s: &Sight) {
             }
             Some(timeout)
         }
-        Private::Udp { .. } => Some(timeouts.udp),
+        Private::Udp => Some(timeouts.udp),
         _ => None,
     };
     if let Some(seconds) = timeout {

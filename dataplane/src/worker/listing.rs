@@ -148,7 +148,7 @@ impl ConnectionInfo {
                 source_port: t.sport,
                 destination_port: t.dport,
                 packets: c.packets[d as usize],
-                bytes: c.bytes[d as usize],
+                bytes: c.bytes(d),
             }
         };
         ConnectionInfo {

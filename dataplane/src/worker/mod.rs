@@ -14,6 +14,7 @@ pub mod events;
 mod exit;
 pub mod expiry;
 mod explain;
+mod express;
 mod family;
 mod first;
 mod guess;

@@ -86,6 +86,12 @@ impl<A: Ip> Neighbours<A> {
         usize::from(hop) < self.list.len()
     }
 
+    /// The next hop of this number, if there is one.
+    #[inline]
+    pub(super) fn known(&self, hop: u16) -> Option<&Neighbour<A>> {
+        self.list.get(usize::from(hop))
+    }
+
     #[inline]
     pub(super) fn get_mut(&mut self, hop: u16) -> &mut Neighbour<A> {
         &mut self.list[usize::from(hop)]
@@ -204,9 +210,15 @@ impl<A: Ip> Neighbour<A> {
     /// Has the kernel confirm a next hop in use every now and then.
     #[inline]
     pub(super) fn used<P: Port>(&mut self, w: &Core<P>) {
-        if w.now.0.wrapping_sub(self.asked.0) > CONFIRM_MS {
+        if self.is_due(w.now) {
             self.ask(w);
         }
+    }
+
+    /// Whether it is time to have it confirmed.
+    #[inline]
+    pub(super) fn is_due(&self, now: Ticks) -> bool {
+        now.0.wrapping_sub(self.asked.0) > CONFIRM_MS
     }
 
     #[cold]

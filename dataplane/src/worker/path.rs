@@ -30,7 +30,7 @@ use super::stateless::invalid;
 use super::track::{self, Stray};
 use crate::conntrack::{Connection, Direction, Key, Live, Status, Tuple};
 use crate::io::{Frame, Port};
-use crate::packet::transport::{self, Transport};
+use crate::packet::transport::{self, Ports, Transport};
 use crate::packet::{ETHERNET, Headers, Ip, mss, protocol};
 
 /// What becomes of a packet.
@@ -60,19 +60,18 @@ impl From<Decision> for Fate {
 }
 
 /// Takes one packet all the way.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn forward<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>) {
     let fate = match p.transport {
         Transport::Flow(ports) => {
-            let key = p.headers.key(ports);
-            let (slot, d) = (p.candidate.slot(), p.candidate.direction());
-            match t.slab.hit(slot, d, &key, w.now) {
+            let d = p.candidate.direction();
+            match t.slab.hit(p.candidate, &p.headers, ports, w.now) {
                 Some(c) => match known(w, &mut t.neighbours, &mut t.extensions, p, c, d) {
                     Ok(Leave { n, now: true, .. }) => return emit::send_now(w, n, p),
                     Ok(Leave { hop, .. }) => return emit::send_later(w, t, p, hop),
-                    Err(why) => unfit(w, t, p, key, (slot, d), why),
+                    Err(why) => unfit(w, t, p, ports, (p.candidate.slot(), d), why),
                 },
-                None => missed(w, t, p, key),
+                None => missed(w, t, p, p.headers.key(ports)),
             }
         }
         Transport::IcmpError | Transport::Invalid => no_flow(w, t, p),
@@ -135,7 +134,7 @@ fn elsewhere<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Pac
     };
     match known(w, &mut t.neighbours, &mut t.extensions, p, t.slab.open(slot), d) {
         Ok(Leave { hop, .. }) => Ok(Fate::Send(hop)),
-        Err(why) => unfit(w, t, p, key, (slot, d), why),
+        Err(why) => unfit(w, t, p, key.tuple.ports(), (slot, d), why),
     }
 }
 
@@ -175,7 +174,7 @@ fn unfit<P: Port, A: Member>(
     w: &mut Core<P>,
     t: &mut Family<A>,
     p: &mut Packet<A>,
-    key: Key<A>,
+    ports: Ports,
     (slot, d): (u32, Direction),
     why: Misfit,
 ) -> Decision {
@@ -190,7 +189,7 @@ fn unfit<P: Port, A: Member>(
             } else {
                 t.remove(w, slot, Removal::Reopened);
             }
-            first(w, t, p, key)
+            first(w, t, p, p.headers.key(ports))
         }
     }
 }
@@ -218,8 +217,7 @@ fn known<'a, P: Port, A: Member>(
     }
     let n = neighbours.get_mut(hop);
     let now = check_exit(w, n, p)?;
-    c.packets[d as usize] = c.packets[d as usize].wrapping_add(1);
-    c.bytes[d as usize] += u64::from(p.bytes);
+    c.count(d, p.bytes);
     if c.status.intersects(Status::HELPER) {
         announce::read(w, extensions, p, c.lend(), d)?;
     }
@@ -246,6 +244,21 @@ fn find_hop<P: Port, A: Member>(
     Ok(hop)
 }
 
+/// The shortest transport header of those whose place is known.
+pub(super) const SHORTEST: usize = 8;
+
+/// Translates a packet of TCP or UDP whose transport header follows a plain IP header, and takes one from its TTL.
+#[inline(always)]
+pub(super) fn rewrite<A: Ip>(b: &mut [u8], h: &Headers<A>, c: &Connection<A>, d: Direction) {
+    // Where everything is, the compiler knows.
+    let l4 = (ETHERNET + A::HEADER) as u16;
+    let was = Headers { l3: ETHERNET as u16, l4, end: b.len() as u16, ..*h };
+    // As the other direction's packets come in, turned round.
+    let o = c.tuple(d.other());
+    let delta = A::rewrite_and_forward(b, &was, o.dst, o.src);
+    transport::rewrite(b, &was, o.dport, o.sport, delta);
+}
+
 /// What is done to a packet of a connection that is about to leave: translation, TTL, MSS.
 #[inline(always)]
 pub(super) fn apply<P: Port, A: Member>(
@@ -255,19 +268,18 @@ pub(super) fn apply<P: Port, A: Member>(
     c: &Connection<A>,
     d: Direction,
 ) {
-    // The offset is known to the compiler.
-    let was = Headers { l3: ETHERNET as u16, ..p.headers };
     let b = w.pool.bytes_mut(Frame { len: p.headers.end, ..p.frame });
+    let plain = ETHERNET + A::HEADER;
     if !c.status.intersects(Status::ANY_NAT) {
         A::decrement_ttl(b, ETHERNET);
-    } else if p.headers.proto == A::ICMP {
+    } else if matches!(p.headers.proto, protocol::UDP | protocol::TCP)
+        && usize::from(p.headers.l4) == plain
+        && b.len() >= plain + SHORTEST
+    {
+        rewrite(b, &p.headers, c, d);
+    } else {
         A::decrement_ttl(b, ETHERNET);
         translate(w, p, &opposite(c, d));
-    } else {
-        // As the other direction's packets come in, turned round.
-        let o = c.tuple(d.other());
-        let delta = A::rewrite_and_forward(b, &was, o.dst, o.src);
-        transport::rewrite(b, &was, o.dport, o.sport, delta);
     }
     if p.headers.proto == protocol::TCP
         && w.snapshot.policy.clamp_mss

@@ -27,7 +27,7 @@ pub(super) fn fragment<P: Port, A: Member>(
 ) -> Decision {
     let workers = w.shared.workers.len() as u64;
     if workers > 1 && p.handed == Handed::No {
-        let meet = w.shared.keys.hash_one(Fragments::key(&p.headers, &info)) % workers;
+        let meet = Fragments::hash(&p.headers, &info, &w.keys) % workers;
         if meet as u16 != w.id {
             decided(w, t, p, Fate::HandOff(meet as u16));
             w.hand_off(p, meet as u16, HandoffReason::Fragment);

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
-use ahash::RandomState;
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 
@@ -19,7 +18,7 @@ use super::listing::{ConnectionInfo, Filter};
 use super::logged::LogRecord;
 use super::succession::Judged;
 use super::trace::Tracer;
-use crate::conntrack::{Expectations, SlabView, Ticks};
+use crate::conntrack::{Expectations, HashKeys, SlabView, Ticks};
 use crate::io::EventFd;
 use crate::io::host::{HostFlow, Origin, Sight};
 use crate::nat::Mappings;
@@ -31,7 +30,7 @@ use crate::snapshot::Published;
 #[derive(Debug)]
 pub struct Shared {
     /// Key of the tuple hash, fresh each start.
-    pub keys: RandomState,
+    pub keys: HashKeys,
     /// The current policy and forwarding state.
     pub current: Published,
     /// Which worker owns a tuple.
@@ -224,7 +223,7 @@ impl Shared {
     /// # Errors
     /// When an eventfd or the tables' address space cannot be had.
     pub fn new(workers: usize, interfaces: usize, max_connections: u32, frames: u32) -> io::Result<Arc<Self>> {
-        let keys = RandomState::new();
+        let keys = HashKeys::default();
         let directory = if workers > 1 { Directory::new(max_connections)? } else { Directory::none() };
         Ok(Arc::new(Shared {
             keys,

@@ -117,7 +117,7 @@ fn expire<P: Port, A: Member>(
 ) {
     // All are loaded before the first is looked at, and all their buckets before the first is removed.
     for s in slots.iter().filter_map(own) {
-        t.slab.prefetch(s);
+        t.slab.prefetch(s, true);
     }
     let mut over: ArrayVec<(u32, [u64; 2]), EXPIRE_BUSY> = ArrayVec::new();
     for s in slots.iter().filter_map(own) {

@@ -5,12 +5,12 @@ use super::events::Before;
 use super::family::{Member, Packet};
 use crate::conntrack::sctp::{SctpOutcome, SctpState};
 use crate::conntrack::tcp::{HostTcpOutcome, TcpOutcome, TcpSegment};
-use crate::conntrack::{Connection, Direction, Live, Private, SctpTrack, Status, TcpTrack, Ticks, Timeouts};
+use crate::conntrack::{Connection, Direction, Live, Private, SctpTrack, Status, TcpTrack, Ticks};
 use crate::io::{Frame, Port};
 use crate::packet::{ETHERNET, Headers, Ip, protocol, transport};
 
 /// Two seconds of traffic both ways make UDP a stream (netfilter's `stream_ts`).
-const STREAM_AFTER_S: u32 = 2;
+pub(super) const STREAM_AFTER_S: u32 = 2;
 
 /// Why a packet does not pass although its connection is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub(super) fn begin<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>) -> Option<Privat
             let segment = segment(frame, p);
             TcpTrack::new(&segment, &w.snapshot.policy.tcp).map(Private::Tcp)
         }
-        protocol::UDP | protocol::UDPLITE => Some(Private::Udp { stream_from: w.now.after(STREAM_AFTER_S) }),
+        protocol::UDP | protocol::UDPLITE => Some(Private::Udp),
         protocol::SCTP => SctpTrack::new(&transport::sctp_packet(frame, &p.headers)).map(Private::Sctp),
         // Only requests begin something (netfilter's `valid_new`).
         protocol::ICMP if A::ICMP == protocol::ICMP => matches!(frame[at], 8 | 13 | 15 | 17).then_some(Private::Plain),
@@ -55,10 +55,7 @@ fn segment<'a, A: Ip>(frame: &'a [u8], p: &Packet<A>) -> TcpSegment<'a> {
 pub(super) fn follow<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Direction, p: &Packet<A>) -> Followed {
     let t = w.snapshot.policy.timeouts(c.timeouts);
     let timeout = match &mut c.private {
-        Private::Udp { stream_from } => {
-            let stream = *stream_from;
-            return (Ok(()), datagram(w, c, d, stream, t));
-        }
+        Private::Udp => return (Ok(()), datagram(w, c, d)),
         Private::Tcp(track) => {
             let segment = segment(w.pool.bytes(p.frame), p);
             match track.track(d, &segment, &w.snapshot.policy.tcp, t, c.status) {
@@ -77,16 +74,26 @@ pub(super) fn follow<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Dire
     (Ok(()), w.now.after_timeout(timeout))
 }
 
-/// [`follow`] for UDP: with what comes both ways for some time, it is a stream.
+/// [`follow`] for UDP: with what comes both ways for some time, it is a stream, and stays one.
 #[inline(always)]
-fn datagram<P, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Direction, stream_from: Ticks, t: &Timeouts) -> Ticks {
-    let mut timeout = t.udp;
-    if c.status.contains(Status::SEEN_REPLY) && stream_from.reached(w.now) {
-        c.status.insert(Status::ASSURED);
-        timeout = t.udp_stream;
+pub(super) fn datagram<P, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Direction) -> Ticks {
+    let timeouts = &w.udp[usize::from(c.timeouts)];
+    if !c.status.contains(Status::ASSURED) && !matures(c, d, w.now) {
+        return w.now.after_timeout_ms(timeouts.first);
     }
+    w.now.after_timeout_ms(timeouts.stream)
+}
+
+/// Whether a UDP connection is a stream from this packet on.
+#[inline]
+fn matures<A: Ip>(c: &mut Connection<A>, d: Direction, now: Ticks) -> bool {
+    let replied = c.status.contains(Status::SEEN_REPLY);
     seen(c, d);
-    w.now.after_timeout(timeout)
+    let stream = replied && c.stream_from.reached(now);
+    if stream {
+        c.status.insert(Status::ASSURED);
+    }
+    stream
 }
 
 /// What a TCP segment brings that is not accepted and nothing else.
@@ -182,9 +189,8 @@ pub(super) fn packet<P: Port, A: Member>(
     if !w.listeners.is_empty() {
         return packet_watched(w, c.lend(), p, d);
     }
-    if let Private::Udp { stream_from } = c.private {
-        let t = w.snapshot.policy.timeouts(c.timeouts);
-        let deadline = datagram(w, c, d, stream_from, t);
+    if p.headers.proto == protocol::UDP {
+        let deadline = datagram(w, c, d);
         c.refresh(deadline);
         return Ok(());
     }
@@ -198,9 +204,14 @@ pub(super) fn packet<P: Port, A: Member>(
 /// The deadline after what nearly all segments of TCP are; `None`, and nothing is changed, for every other packet.
 // Not inlined: the packets of UDP need the registers.
 #[inline(never)]
-fn plain_segment<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, p: &Packet<A>, d: Direction) -> Option<Ticks> {
+pub(super) fn plain_segment<P: Port, A: Ip>(
+    w: &Core<P>,
+    c: &mut Connection<A>,
+    p: &Packet<A>,
+    d: Direction,
+) -> Option<Ticks> {
     let Private::Tcp(track) = &mut c.private else { return None };
-    let plain = ETHERNET + if A::V6 { 40 } else { 20 };
+    let plain = ETHERNET + A::HEADER;
     if usize::from(p.headers.l4) != plain {
         return None;
     }
@@ -209,7 +220,7 @@ fn plain_segment<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, p: &Packet<
     let frame = w.pool.bytes(Frame { len: headers.end, ..p.frame });
     let segment = transport::plain_segment(frame, &headers, p.bytes)?;
     let unacknowledged = track.track_plain(d, &segment, c.status)?;
-    Some(w.now.after_ms(w.tcp[usize::from(c.timeouts)].ms(unacknowledged)))
+    Some(w.now.after_timeout_ms(w.tcp[usize::from(c.timeouts)].ms(unacknowledged)))
 }
 
 /// [`packet`] of protocols other than UDP.

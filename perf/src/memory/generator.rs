@@ -132,7 +132,7 @@ impl Port for Generator {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, pool: &mut FramePool, frame: Frame) -> Result<(), Frame> {
         self.sent += 1;
         pool.give(frame);

@@ -90,10 +90,8 @@ fn known<A: Member>(t: &mut Family<A>, f: Frame, frame: &[u8], lent: &Lent) -> b
     let Some(headers) = A::parse_plain(frame, ETHERNET) else { return false };
     let transport = transport::classify(frame, &headers);
     t.table.prefetch(lent.hash);
-    // The burst is never reallocated.
-    assert!(t.burst.len() < t.burst.capacity());
     let packet = Packet::new(f, lent.interface, headers, transport);
-    t.burst.push(Packet { handed: lent.handed, hash: lent.hash, ..packet });
+    join(t, Packet { handed: lent.handed, hash: lent.hash, ..packet });
     true
 }
 

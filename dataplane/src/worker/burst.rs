@@ -144,7 +144,7 @@ fn ip<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, f: Frame, interfac
     join(t, Packet { handed, hash, ..Packet::new(f, interface, headers, transport) });
 }
 
-/// A packet that is plain as far as its IP header goes.
+/// A packet of whatever transport, with whatever is wrong with that.
 #[inline(never)]
 fn join_other<P: Port, A: Member>(
     w: &mut Core<P>,
@@ -154,8 +154,20 @@ fn join_other<P: Port, A: Member>(
     handed: Handed,
     headers: Headers<A>,
 ) {
-    let read = transport::read(w.pool.bytes(f), headers);
-    classified(w, t, f, interface, handed, headers, read);
+    // What the transport header of a fragment says is known when its datagram is complete.
+    let (transport, checksum) = match headers.fragment {
+        Some(_) => (Transport::Invalid, ChecksumState::Good),
+        None => transport::read(w.pool.bytes(f), headers),
+    };
+    let mut hash = 0;
+    if let Transport::Flow(ports) = transport {
+        hash = headers.hash(ports, &w.keys);
+        t.table.prefetch(hash);
+    }
+    join(t, Packet { handed, hash, ..Packet::new(f, interface, headers, transport) });
+    if checksum != ChecksumState::Good {
+        mend(w, t, checksum);
+    }
 }
 
 /// A packet with options, a fragment, or one that there is something wrong with.
@@ -164,14 +176,7 @@ fn unusual<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, f: Frame, int
     let refused = match A::parse(w.pool.bytes(f), ETHERNET) {
         // A fragment of a packet that is going to be refused must not wait for the others.
         Ok(headers) => match check_addresses(&headers) {
-            Ok(()) => {
-                // What the transport header of a fragment says is known when its datagram is complete.
-                let read = match headers.fragment {
-                    Some(_) => (Transport::Invalid, ChecksumState::Good),
-                    None => transport::read(w.pool.bytes(f), headers),
-                };
-                return classified(w, t, f, interface, handed, headers, read);
-            }
+            Ok(()) => return join_other(w, t, f, interface, handed, headers),
             refused => refused,
         },
         Err(DropReason::IpOption) => options::refuse::<P, A>(w, f, interface),
@@ -200,27 +205,6 @@ fn join<A: Member>(t: &mut Family<A>, p: Packet<A>) {
     // The burst is never reallocated.
     assert!(t.burst.len() < t.burst.capacity());
     t.burst.push(p);
-}
-
-/// A packet whose transport header has been read joins the burst.
-fn classified<P: Port, A: Member>(
-    w: &mut Core<P>,
-    t: &mut Family<A>,
-    f: Frame,
-    interface: InterfaceId,
-    handed: Handed,
-    headers: Headers<A>,
-    (transport, checksum): (Transport, ChecksumState),
-) {
-    let mut hash = 0;
-    if let Transport::Flow(ports) = transport {
-        hash = headers.hash(ports, &w.keys);
-        t.table.prefetch(hash);
-    }
-    join(t, Packet { handed, hash, ..Packet::new(f, interface, headers, transport) });
-    if checksum != ChecksumState::Good {
-        mend(w, t, checksum);
-    }
 }
 
 /// Completes the transport checksum of the packet that has joined last, or lets it be invalid.

@@ -46,8 +46,9 @@ pub(super) struct Core<P> {
     pub(super) keys: HashKeys,
     pub(super) shared: Arc<Shared>,
     pub(super) snapshot: Snapshot,
-    /// Of the snapshot's policy.
+    /// The timeouts of the snapshot's policy, as packets that bring no surprise need them.
     pub(super) udp: Box<UdpTimeouts>,
+    pub(super) tcp: Box<TcpTimeouts>,
     /// Changes whenever next hops cached in connections must be looked up again. Never 0.
     pub(super) route_epoch: u32,
     /// One for each device.
@@ -58,8 +59,6 @@ pub(super) struct Core<P> {
     pub(super) inlets: Vec<Inlet>,
     pub(super) pool: FramePool,
     pub(super) now: Ticks,
-    /// Of the snapshot's policy.
-    pub(super) tcp: Box<TcpTimeouts>,
     pub(super) random: Random,
     /// Connections this worker may still add without asking the common limit.
     quota: u32,
@@ -85,13 +84,13 @@ impl<P: Port> Core<P> {
         let snapshot = shared.current.load();
         let (outlets, inlets) = wiring::of(&snapshot.policy);
         let now = shared.now();
-        let tcp = Box::new(snapshot.policy.tcp_timeouts());
         let ends = shared.handoffs.take(usize::from(id));
         Core {
             id,
             keys: shared.keys,
             shared,
             udp: Box::new(snapshot.policy.udp_timeouts()),
+            tcp: Box::new(snapshot.policy.tcp_timeouts()),
             snapshot,
             route_epoch: 1,
             ports,
@@ -99,7 +98,6 @@ impl<P: Port> Core<P> {
             inlets,
             pool,
             now,
-            tcp,
             random: Random::default(),
             quota: 0,
             icmp_tokens: 0,
@@ -150,10 +148,10 @@ impl<P: Port> Core<P> {
 
     /// Takes over which interfaces a new policy has, on the ports there are, and what else is read of it at once.
     pub(super) fn rewire(&mut self) {
-        *self.tcp = self.snapshot.policy.tcp_timeouts();
         self.publish();
         (self.outlets, self.inlets) = wiring::of(&self.snapshot.policy);
         *self.udp = self.snapshot.policy.udp_timeouts();
+        *self.tcp = self.snapshot.policy.tcp_timeouts();
     }
 
     /// Brings the shared counters of what was sent up to date.

@@ -15,12 +15,6 @@ pub(super) fn send<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &P
     if p.longest > n.limit {
         return send_later(w, t, p, hop);
     }
-    send_now(w, n, p);
-}
-
-/// The same where the packet is known to fit and the next hop to be ready.
-#[inline(always)]
-pub(super) fn send_now<P: Port, A: Member>(w: &mut Core<P>, n: &mut Neighbour<A>, p: &Packet<A>) {
     let frame = Frame { len: p.headers.end, ..p.frame };
     link(w.pool.bytes_mut(frame), n);
     n.used(w);
@@ -35,7 +29,7 @@ pub(super) fn link<A>(frame: &mut [u8], n: &Neighbour<A>) {
 
 /// What cannot leave as it is: too long, or to a next hop whose address is not known.
 #[cold]
-pub(super) fn send_later<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, hop: u16) {
+fn send_later<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, hop: u16) {
     let n = t.neighbours.get(hop);
     let frame = Frame { len: p.headers.end, ..p.frame };
     let b = w.pool.bytes_mut(frame);

@@ -92,20 +92,14 @@ pub(super) fn pick<A: Ip>(hops: &[NextHop<A>], src: A, dst: A) -> &NextHop<A> {
     &hops[0]
 }
 
-/// What can keep a packet from leaving by its next hop: interface, TTL, MTU, a neighbour that is silent. Tells
-/// whether it can leave as it is and at once.
+/// What can keep a packet from leaving by its next hop: interface, TTL, MTU, a neighbour that is silent.
 #[inline(always)]
 pub(super) fn check_exit<P: Port, A: Member>(
     w: &mut Core<P>,
     n: &Neighbour<A>,
     p: &Packet<A>,
-) -> Result<bool, DropReason> {
-    let now = p.longest <= n.limit;
-    if now && p.headers.ttl > 1 {
-        return Ok(true);
-    }
-    obstacle(w, n, p)?;
-    Ok(now)
+) -> Result<(), DropReason> {
+    if p.longest <= n.limit && p.headers.ttl > 1 { Ok(()) } else { obstacle(w, n, p) }
 }
 
 /// What keeps a packet from leaving, if it really is kept.

@@ -60,23 +60,11 @@ impl From<Decision> for Fate {
 }
 
 /// Takes one packet all the way.
+// Not inlined: what goes the short way needs the registers.
 #[inline(never)]
 pub(super) fn forward<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>) {
-    let fate = match p.transport {
-        Transport::Flow(ports) => {
-            let d = p.candidate.direction();
-            match t.slab.hit(p.candidate, &p.headers, ports, w.now) {
-                Some(c) => match known(w, &mut t.neighbours, &mut t.extensions, p, c, d) {
-                    Ok(Leave { n, now: true, .. }) => return emit::send_now(w, n, p),
-                    Ok(Leave { hop, .. }) => return emit::send_later(w, t, p, hop),
-                    Err(why) => unfit(w, t, p, ports, (p.candidate.slot(), d), why),
-                },
-                None => missed(w, t, p, p.headers.key(ports)),
-            }
-        }
-        Transport::IcmpError | Transport::Invalid => no_flow(w, t, p),
-    };
-    carry_out(w, t, p, fate.into());
+    let fate = decide(w, t, p);
+    carry_out(w, t, p, fate);
 }
 
 /// Does with a packet what was decided.
@@ -100,10 +88,10 @@ pub(super) fn handoff<A>(p: &Packet<A>) -> HandoffReason {
     }
 }
 
-/// Decides what becomes of a packet for which no connection has been looked for.
+/// Decides what becomes of a packet.
 pub(super) fn decide<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>) -> Fate {
     match p.transport {
-        Transport::Flow(ports) => missed(w, t, p, p.headers.key(ports)),
+        Transport::Flow(ports) => flow(w, t, p, p.headers.key(ports)),
         Transport::IcmpError | Transport::Invalid => no_flow(w, t, p),
     }
     .into()
@@ -120,30 +108,22 @@ fn no_flow<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packe
     }
 }
 
-/// A packet whose connection is not where it was looked for first.
+/// A packet of a flow.
 #[inline(never)]
-fn missed<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>, key: Key<A>) -> Decision {
-    if t.table.may_have(p.hash) { elsewhere(w, t, p, key) } else { first(w, t, p, key) }
+fn flow<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>, key: Key<A>) -> Decision {
+    if t.table.may_have(p.hash) { followed(w, t, p, key) } else { first(w, t, p, key) }
 }
 
-/// A packet whose connection is somewhere else than where it was looked for first, if it has any.
+/// A packet that most likely has a connection.
 #[inline(never)]
-fn elsewhere<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>, key: Key<A>) -> Decision {
+fn followed<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>, key: Key<A>) -> Decision {
     let Some((slot, d)) = t.search(w, p.hash, &key) else {
         return first(w, t, p, key);
     };
     match known(w, &mut t.neighbours, &mut t.extensions, p, t.slab.open(slot), d) {
-        Ok(Leave { hop, .. }) => Ok(Fate::Send(hop)),
+        Ok(hop) => Ok(Fate::Send(hop)),
         Err(why) => unfit(w, t, p, key.tuple.ports(), (slot, d), why),
     }
-}
-
-/// How a packet of a known connection leaves.
-struct Leave<'a, A> {
-    hop: u16,
-    n: &'a mut Neighbour<A>,
-    /// As it is and at once.
-    now: bool,
 }
 
 /// Why a packet does not simply pass although its connection is known.
@@ -194,20 +174,20 @@ fn unfit<P: Port, A: Member>(
     }
 }
 
-/// A packet of a known connection: nothing is decided anew unless routes have changed.
+/// A packet of a known connection, and the next hop it leaves to: nothing is decided anew unless routes have changed.
 #[inline(always)]
-fn known<'a, P: Port, A: Member>(
+fn known<P: Port, A: Member>(
     w: &mut Core<P>,
-    neighbours: &'a mut Neighbours<A>,
+    neighbours: &mut Neighbours<A>,
     extensions: &mut Extensions,
     p: &mut Packet<A>,
     mut c: Live<'_, A>,
     d: Direction,
-) -> Result<Leave<'a, A>, Misfit> {
+) -> Result<u16, Misfit> {
     if c.status.intersects(Status::SEQ_ADJUST) {
         announce::restore(w, extensions, p, c.slot(), d)?;
     }
-    track::packet(w, &mut c, p, d)?;
+    track::packet(w, c.lend(), p, d)?;
     let mut hop = c.hop[d as usize];
     if c.route_generation != w.route_epoch || !neighbours.has(hop) {
         if c.status.intersects(Status::HOST) {
@@ -215,14 +195,14 @@ fn known<'a, P: Port, A: Member>(
         }
         hop = find_hop(w, neighbours, p, c.lend(), d)?;
     }
-    let n = neighbours.get_mut(hop);
-    let now = check_exit(w, n, p)?;
+    let n = neighbours.get(hop);
+    check_exit(w, n, p)?;
     c.count(d, p.bytes);
     if c.status.intersects(Status::HELPER) {
         announce::read(w, extensions, p, c.lend(), d)?;
     }
     apply(w, n, p, &c, d);
-    Ok(Leave { hop, n, now })
+    Ok(hop)
 }
 
 /// Finds the next hop of a connection's packets in one direction anew, and keeps it.

@@ -179,26 +179,19 @@ fn seen<A: Ip>(c: &mut Connection<A>, d: Direction) {
 }
 
 /// Lets the packet's connection follow it and moves the deadline.
-#[inline(always)]
+#[inline]
 pub(super) fn packet<P: Port, A: Member>(
     w: &Core<P>,
-    c: &mut Live<'_, A>,
+    mut c: Live<'_, A>,
     p: &Packet<A>,
     d: Direction,
 ) -> Result<(), Stray> {
     if !w.listeners.is_empty() {
-        return packet_watched(w, c.lend(), p, d);
+        return packet_watched(w, c, p, d);
     }
-    if p.headers.proto == protocol::UDP {
-        let deadline = datagram(w, c, d);
-        c.refresh(deadline);
-        return Ok(());
-    }
-    if let Some(deadline) = plain_segment(w, c, p, d) {
-        c.refresh(deadline);
-        return Ok(());
-    }
-    packet_of_others(w, c.lend(), p, d)
+    let (followed, deadline) = follow(w, &mut c, d, p);
+    c.refresh(deadline);
+    followed
 }
 
 /// The deadline after what nearly all segments of TCP are; `None`, and nothing is changed, for every other packet.
@@ -221,19 +214,6 @@ pub(super) fn plain_segment<P: Port, A: Ip>(
     let segment = transport::plain_segment(frame, &headers, p.bytes)?;
     let unacknowledged = track.track_plain(d, &segment, c.status)?;
     Some(w.now.after_timeout_ms(w.tcp[usize::from(c.timeouts)].ms(unacknowledged)))
-}
-
-/// [`packet`] of protocols other than UDP.
-#[inline(never)]
-fn packet_of_others<P: Port, A: Member>(
-    w: &Core<P>,
-    mut c: Live<'_, A>,
-    p: &Packet<A>,
-    d: Direction,
-) -> Result<(), Stray> {
-    let (followed, deadline) = follow(w, &mut c, d, p);
-    c.refresh(deadline);
-    followed
 }
 
 /// [`packet`] while somebody listens to events.

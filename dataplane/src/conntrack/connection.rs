@@ -6,6 +6,7 @@ use super::sctp::SctpTrack;
 use super::tcp::{HostTcp, TcpTrack};
 use super::{Direction, Key, Ticks, Tuple};
 use crate::packet::Address;
+use crate::packet::checksum::{Change, Delta};
 use crate::packet::transport::Ports;
 use crate::policy::InterfaceId;
 
@@ -100,8 +101,9 @@ pub enum Private {
     Tcp(TcpTrack),
     /// TCP that ends at the gateway host.
     HostTcp(HostTcp),
-    /// UDP and UDP-Lite, whose packets need nothing of this: [`Connection::stream_from`].
-    Udp,
+    /// UDP and UDP-Lite, whose packets need nothing of this ([`Connection::stream_from`]): the upper halves of
+    /// their bytes, which others have in that place.
+    Udp([u16; 2]),
     /// SCTP: state and verification tags.
     Sctp(SctpTrack),
     /// Everything that has nothing but a timeout.
@@ -133,10 +135,10 @@ pub struct Connection<A> {
     pub packets: [u32; 2],
     /// Bytes by direction: the lower 32 bits of 48.
     pub bytes_low: [u32; 2],
-    /// The upper 16.
-    pub bytes_high: [u16; 2],
-    /// UDP: from here on traffic both ways makes it a stream.
-    pub stream_from: Ticks,
+    /// What translation changes checksums by.
+    pub changes: Changes,
+    /// UDP: [`Connection::stream_from`]; others: the upper 16 bits of their bytes by direction.
+    pub aside: [u16; 2],
     /// Protocol state.
     pub private: Private,
     /// Connection mark.
@@ -145,6 +147,33 @@ pub struct Connection<A> {
     pub rule: u16,
     /// The interface its first packet came in on.
     pub ingress: InterfaceId,
+}
+
+/// What the translation of a connection of TCP or UDP changes checksums by, of packets in original direction.
+#[derive(Debug, Clone, Copy)]
+pub struct Changes {
+    addresses: Change,
+    all: Change,
+}
+
+impl Changes {
+    /// Of a connection with these tuples.
+    #[inline]
+    pub fn between<A: Address>(original: &Tuple<A>, reply: &Tuple<A>) -> Self {
+        let addresses = |t: &Tuple<A>| t.src.sum() + t.dst.sum();
+        let ports = |t: &Tuple<A>| u64::from(t.sport) + u64::from(t.dport);
+        let (before, after) = (addresses(original), addresses(reply));
+        Changes {
+            addresses: Delta::new(before, after).into(),
+            all: Delta::new(before + ports(original), after + ports(reply)).into(),
+        }
+    }
+
+    /// For packets in direction `d`: by the addresses alone, and by addresses and ports.
+    #[inline(always)]
+    pub fn of(self, d: Direction) -> (Change, Change) {
+        (self.addresses.turned(d == Direction::Reply), self.all.turned(d == Direction::Reply))
+    }
 }
 
 const _: () = assert!(size_of::<Connection<crate::packet::V4>>() == 128);
@@ -165,8 +194,8 @@ impl<A: Address> Connection<A> {
             route_generation: 0,
             packets: [0; 2],
             bytes_low: [0; 2],
-            bytes_high: [0; 2],
-            stream_from: Ticks(1),
+            changes: Changes::between(&original.tuple, &reply.tuple),
+            aside: [0; 2],
             private,
             mark: 0,
             rule: u16::MAX,
@@ -182,13 +211,26 @@ impl<A: Address> Connection<A> {
         let (low, more) = self.bytes_low[d].overflowing_add(bytes);
         self.bytes_low[d] = low;
         if more {
-            self.bytes_high[d] = self.bytes_high[d].wrapping_add(1);
+            self.carry(d);
         }
+    }
+
+    #[cold]
+    fn carry(&mut self, d: usize) {
+        let high = if let Private::Udp(high) = &mut self.private { high } else { &mut self.aside };
+        high[d] = high[d].wrapping_add(1);
     }
 
     /// Bytes in direction `d`, IP headers included; wrapping after 281 terabytes.
     pub fn bytes(&self, d: Direction) -> u64 {
-        u64::from(self.bytes_high[d as usize]) << 32 | u64::from(self.bytes_low[d as usize])
+        let high = if let Private::Udp(high) = &self.private { high } else { &self.aside };
+        u64::from(high[d as usize]) << 32 | u64::from(self.bytes_low[d as usize])
+    }
+
+    /// UDP: from here on traffic both ways makes it a stream.
+    #[inline]
+    pub fn stream_from(&self) -> Ticks {
+        Ticks(u32::from(self.aside[0]) | u32::from(self.aside[1]) << 16)
     }
 
     /// The tuple of one direction.
@@ -215,5 +257,26 @@ impl<A: Address> Connection<A> {
     #[inline]
     pub fn key(&self, d: Direction) -> Key<A> {
         Key { tuple: *self.tuple(d), proto: self.proto }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::{V4, protocol};
+
+    #[test]
+    fn bytes_beyond_32_bits() {
+        for private in [Private::Udp([0; 2]), Private::Plain] {
+            let key = Key { proto: protocol::UDP, ..Key::<V4>::default() };
+            let mut c = Connection::new(key, key, private);
+            let stream_from = matches!(private, Private::Udp(_)).then(|| c.stream_from());
+            for _ in 0..3 {
+                c.count(Direction::Reply, u32::MAX);
+            }
+            c.count(Direction::Original, 9);
+            assert_eq!((c.bytes(Direction::Original), c.bytes(Direction::Reply)), (9, 3 * u64::from(u32::MAX)));
+            assert!(stream_from.is_none_or(|t| t == c.stream_from()));
+        }
     }
 }

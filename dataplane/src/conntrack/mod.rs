@@ -12,7 +12,7 @@ pub mod tcp;
 mod timeouts;
 mod tuple;
 
-pub use connection::{Connection, CtState, Private, Status};
+pub use connection::{Changes, Connection, CtState, Private, Status};
 pub use expectation::{Expectation, Expectations, ExpectedTarget, Master, MasterFlow};
 pub use hash::HashKeys;
 pub use sctp::{SctpPacket, SctpTrack};

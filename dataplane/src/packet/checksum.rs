@@ -125,12 +125,6 @@ impl Delta {
         Delta(subtract(u64::from_le_bytes(new), u64::from_le_bytes(old)))
     }
 
-    /// TTL, the first byte of its word, becomes one less.
-    #[inline]
-    pub fn of_ttl() -> Self {
-        Delta(0xfffe)
-    }
-
     /// The change from these bytes to others.
     #[inline]
     pub fn of_half(old: [u8; 4], new: [u8; 4]) -> Self {
@@ -146,7 +140,7 @@ impl Delta {
         Delta(add(self.0, other.0))
     }
 
-    /// The checksum after both changes, the other one being [`Delta::of_half`] or [`Delta::of_ttl`].
+    /// The checksum after both changes, the other one being [`Delta::of_half`].
     #[inline]
     pub fn apply_with(self, small: Delta, checksum: u16) -> u16 {
         debug_assert!(small.0 < 1 << 50);
@@ -157,6 +151,42 @@ impl Delta {
     #[inline]
     pub fn apply(self, checksum: u16) -> u16 {
         (!fold(add(u64::from(!checksum.swap_bytes()), self.0))).swap_bytes()
+    }
+}
+
+/// A [`Delta`] folded, to be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change(u16);
+
+impl From<Delta> for Change {
+    #[inline]
+    fn from(d: Delta) -> Self {
+        let folded = fold(d.0);
+        // Of the two zeros the one with which no sum becomes 0.
+        Change(if folded == 0 { 0xffff } else { folded })
+    }
+}
+
+impl Change {
+    /// The way back, if `back`.
+    #[inline(always)]
+    #[must_use]
+    pub fn turned(self, back: bool) -> Self {
+        Change(self.0 ^ u16::from(back).wrapping_neg())
+    }
+
+    /// A checksum as it stands in a packet, after the change.
+    #[inline(always)]
+    pub fn apply(self, checksum: [u8; 2]) -> [u8; 2] {
+        let (s, carry) = (!u16::from_le_bytes(checksum)).overflowing_add(self.0);
+        (!(s + u16::from(carry))).to_le_bytes()
+    }
+
+    /// The same where besides that a TTL, the first byte of its word, becomes one less.
+    #[inline(always)]
+    pub fn apply_with_ttl(self, checksum: [u8; 2]) -> [u8; 2] {
+        let s = u32::from(self.0) + 0x1_fffd - u32::from(u16::from_le_bytes(checksum));
+        (!(s.wrapping_add(s.rotate_left(16)) >> 16) as u16).to_le_bytes()
     }
 }
 
@@ -200,6 +230,16 @@ mod tests {
         #[test]
         fn sum_agrees_with_the_definition(data in proptest::collection::vec(any::<u8>(), 0..1600)) {
             prop_assert_eq!(fold(sum(&data)), naive(&data));
+        }
+
+        #[test]
+        fn a_kept_change_is_as_good(old in 0u64..1 << 36, new in 0u64..1 << 36, checksum in 0u16..0xffff) {
+            let (there, back) = (Delta::new(old, new), Delta::new(new, old));
+            for (kept, delta) in [(Change::from(there), there), (Change::from(there).turned(true), back)] {
+                prop_assert_eq!(u16::from_be_bytes(kept.apply(checksum.to_be_bytes())), delta.apply(checksum));
+                let one_less = delta.and(Delta::new(0x100, 0));
+                prop_assert_eq!(u16::from_be_bytes(kept.apply_with_ttl(checksum.to_be_bytes())), one_less.apply(checksum));
+            }
         }
 
         #[test]

@@ -1,7 +1,7 @@
 //! What the path needs of an IP header, for both families.
 
 use super::Address;
-use super::checksum::Delta;
+use super::checksum::{Change, Delta};
 use super::transport::Ports;
 use crate::conntrack::{HashKeys, Key, Tuple};
 use crate::route::FibFamily;
@@ -106,8 +106,8 @@ pub trait Ip: Address + FibFamily {
     /// Returns the change for transport checksums, which cover the addresses in their pseudo header.
     fn rewrite(frame: &mut [u8], was: &Headers<Self>, src: Self, dst: Self) -> Delta;
 
-    /// [`Ip::rewrite`] and [`Ip::decrement_ttl`] in one.
-    fn rewrite_and_forward(frame: &mut [u8], was: &Headers<Self>, src: Self, dst: Self) -> Delta;
+    /// Writes new addresses, which change checksums by `change`, into a header at `l3`, and takes one from its TTL.
+    fn rewrite_and_forward(frame: &mut [u8], l3: usize, src: Self, dst: Self, change: Change);
 
     /// Makes the header of a datagram's first fragment that of the whole, `length` bytes long with its header,
     /// where that takes no more than other values in its fields. False, and nothing done, where it takes more.

@@ -1,6 +1,6 @@
 //! IPv4 (RFC 791).
 
-use super::checksum::{Delta, fold, is_right, sum};
+use super::checksum::{Change, Delta, fold, is_right, sum};
 use super::{Address, FragmentInfo, Headers, Ip, V4, be16, protocol, put16, view, view_mut};
 use crate::worker::DropReason;
 
@@ -133,16 +133,11 @@ impl Ip for V4 {
     }
 
     #[inline(always)]
-    fn rewrite_and_forward(frame: &mut [u8], was: &Headers<V4>, src: V4, dst: V4) -> Delta {
-        let h = header_mut(frame, usize::from(was.l3));
-        let addresses: &mut [u8; 8] = view_mut(h, 12);
-        let new = (u64::from(src.0) << 32 | u64::from(dst.0)).to_be_bytes();
-        let delta = Delta::of(*addresses, new);
-        *addresses = new;
+    fn rewrite_and_forward(frame: &mut [u8], l3: usize, src: V4, dst: V4, change: Change) {
+        let h = header_mut(frame, l3);
+        *view_mut(h, 12) = (u64::from(src.0) << 32 | u64::from(dst.0)).to_be_bytes();
         h[8] -= 1;
-        let c = delta.apply_with(Delta::of_ttl(), be16(h, 10));
-        put16(h, 10, c);
-        delta
+        *view_mut(h, 10) = change.apply_with_ttl(*view(h, 10));
     }
 
     fn make_whole(frame: &mut [u8], l3: usize, length: u16) -> bool {

@@ -1,6 +1,6 @@
 //! IPv6 (RFC 8200).
 
-use super::checksum::Delta;
+use super::checksum::{Change, Delta};
 use super::{Address, FragmentInfo, Headers, Ip, V6, be16, be32, protocol, view_mut};
 use crate::worker::DropReason;
 
@@ -131,9 +131,11 @@ impl Ip for V6 {
     }
 
     #[inline(always)]
-    fn rewrite_and_forward(frame: &mut [u8], was: &Headers<V6>, src: V6, dst: V6) -> Delta {
-        Self::decrement_ttl(frame, usize::from(was.l3));
-        Self::rewrite(frame, was, src, dst)
+    fn rewrite_and_forward(frame: &mut [u8], l3: usize, src: V6, dst: V6, _: Change) {
+        let h: &mut Header = view_mut(frame, l3);
+        h[7] -= 1;
+        src.write(&mut h[8..]);
+        dst.write(&mut h[24..]);
     }
 
     fn make_whole(_: &mut [u8], _: usize, _: u16) -> bool {

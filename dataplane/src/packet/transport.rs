@@ -1,6 +1,6 @@
 //! Transport headers: the ports a tuple is made of, checksums, and how a translation changes them.
 
-use super::checksum::{Delta, fold, is_right, pseudo_header, sum};
+use super::checksum::{Change, Delta, fold, is_right, pseudo_header, sum};
 use super::crc32c;
 use super::{Headers, Ip, be16, be32, protocol, put16, view, view_mut};
 use crate::conntrack::tcp::{PlainSegment, TcpSegment};
@@ -302,6 +302,24 @@ pub fn rewrite<A: Ip>(frame: &mut [u8], h: &Headers<A>, sport: u16, dport: u16, 
         put16(t, 16, c);
     } else {
         rewrite_other(&mut b[l4..], h, sport, dport, addresses);
+    }
+}
+
+/// The same for a packet of TCP or UDP whose transport header, at `l4`, is not cut: addresses and ports change
+/// checksums by `change`. Panics when `frame` is too short for UDP's.
+#[inline(always)]
+pub fn rewrite_plain(frame: &mut [u8], l4: usize, proto: u8, sport: u16, dport: u16, change: Change) {
+    let u: &mut [u8; 8] = view_mut(frame, l4);
+    *view_mut(u, 0) = (u32::from(sport) << 16 | u32::from(dport)).to_be_bytes();
+    if proto == protocol::UDP {
+        // UDP without checksum stays without.
+        let old: [u8; 2] = *view(u, 6);
+        if old != [0; 2] {
+            let new = u16::from_le_bytes(change.apply(old));
+            *view_mut(u, 6) = never_0(new).to_le_bytes();
+        }
+    } else if let Some(t) = frame.get_mut(l4..l4 + 18) {
+        *view_mut(t, 16) = change.apply(*view(t, 16));
     }
 }
 

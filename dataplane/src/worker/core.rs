@@ -26,16 +26,15 @@ const QUOTA_STEP: u32 = 256;
 /// Where an interface's frames leave, and what has left since [`Core::publish`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Outlet {
-    pub(super) port: u16,
-    /// The VLAN whose tag they get; 0 for none.
-    pub(super) vlan: u16,
+    /// The number of the port, and above that the VLAN whose tag they get, 0 for none: with a tag it is no port's.
+    wire: u32,
     packets: u32,
     bytes: u64,
 }
 
 impl Outlet {
     pub(super) fn new(port: u16, vlan: u16) -> Self {
-        Outlet { port, vlan, packets: 0, bytes: 0 }
+        Outlet { wire: u32::from(port) | u32::from(vlan) << 16, packets: 0, bytes: 0 }
     }
 }
 
@@ -47,8 +46,8 @@ pub(super) struct Core<P> {
     pub(super) shared: Arc<Shared>,
     pub(super) snapshot: Snapshot,
     /// The timeouts of the snapshot's policy, as packets that bring no surprise need them.
-    pub(super) udp: Box<UdpTimeouts>,
-    pub(super) tcp: Box<TcpTimeouts>,
+    pub(super) udp: UdpTimeouts,
+    pub(super) tcp: TcpTimeouts,
     /// Changes whenever next hops cached in connections must be looked up again. Never 0.
     pub(super) route_epoch: u32,
     /// One for each device.
@@ -89,8 +88,8 @@ impl<P: Port> Core<P> {
             id,
             keys: shared.keys,
             shared,
-            udp: Box::new(snapshot.policy.udp_timeouts()),
-            tcp: Box::new(snapshot.policy.tcp_timeouts()),
+            udp: snapshot.policy.udp_timeouts(),
+            tcp: snapshot.policy.tcp_timeouts(),
             snapshot,
             route_epoch: 1,
             ports,
@@ -132,10 +131,12 @@ impl<P: Port> Core<P> {
     #[inline(always)]
     pub(super) fn transmit(&mut self, interface: InterfaceId, f: Frame) {
         let outlet = &mut self.outlets[usize::from(interface)];
-        let port = &mut self.ports[usize::from(outlet.port)];
-        let sent = match outlet.vlan {
-            0 => port.send(&mut self.pool, f),
-            vlan => wiring::send_tagged(port, &mut self.pool, f, vlan),
+        let sent = match self.ports.get_mut(outlet.wire as usize) {
+            Some(port) => port.send(&mut self.pool, f),
+            None => {
+                let port = &mut self.ports[usize::from(outlet.wire as u16)];
+                wiring::send_tagged(port, &mut self.pool, f, (outlet.wire >> 16) as u16)
+            }
         };
         match sent {
             Ok(()) => {
@@ -150,8 +151,8 @@ impl<P: Port> Core<P> {
     pub(super) fn rewire(&mut self) {
         self.publish();
         (self.outlets, self.inlets) = wiring::of(&self.snapshot.policy);
-        *self.udp = self.snapshot.policy.udp_timeouts();
-        *self.tcp = self.snapshot.policy.tcp_timeouts();
+        self.udp = self.snapshot.policy.udp_timeouts();
+        self.tcp = self.snapshot.policy.tcp_timeouts();
     }
 
     /// Brings the shared counters of what was sent up to date.
@@ -160,7 +161,7 @@ impl<P: Port> Core<P> {
             if o.packets > 0 {
                 c.tx_packets.add(u64::from(o.packets));
                 c.tx_bytes.add(o.bytes);
-                *o = Outlet::new(o.port, o.vlan);
+                *o = Outlet { wire: o.wire, ..Outlet::default() };
             }
         }
     }

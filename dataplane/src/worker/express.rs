@@ -49,7 +49,7 @@ pub(super) fn forward<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
     c.count(d, p.bytes);
     let b = w.pool.bytes_mut(frame);
     if c.status.intersects(Status::ANY_NAT) {
-        rewrite(b, h, &c, d);
+        rewrite(b, &c, d);
     } else {
         A::decrement_ttl(b, ETHERNET);
     }

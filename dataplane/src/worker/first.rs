@@ -17,7 +17,7 @@ use super::shared::Handed;
 use super::stateless::{invalid, stateless};
 use super::track;
 use super::ways::Way;
-use crate::conntrack::{Connection, CtState, Direction, Key, Private, Status};
+use crate::conntrack::{Changes, Connection, CtState, Direction, Key, Private, Status};
 use crate::helper::HelperKind;
 use crate::io::Port;
 use crate::packet::Ip;
@@ -180,8 +180,8 @@ impl<A: Member> Decided<'_, A> {
             route_generation: w.route_epoch,
             packets: [1, 0],
             bytes_low: [p.bytes, 0],
-            bytes_high: [0; 2],
-            stream_from: w.now.after(track::STREAM_AFTER_S),
+            changes: Changes::between(&self.key.tuple, &reply),
+            aside: track::aside(w.now, self.private),
             private: *self.private,
             mark: self.facts.mark,
             rule,

@@ -152,7 +152,7 @@ fn follow<P: Port, A: Member>(w: &mut Core<P>, f: &mut Families, s: &Sight) {
             }
             Some(timeout)
         }
-        Private::Udp => Some(timeouts.udp),
+        Private::Udp(_) => Some(timeouts.udp),
         _ => None,
     };
     if let Some(seconds) = timeout {

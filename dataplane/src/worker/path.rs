@@ -31,7 +31,7 @@ use super::track::{self, Stray};
 use crate::conntrack::{Connection, Direction, Key, Live, Status, Tuple};
 use crate::io::{Frame, Port};
 use crate::packet::transport::{self, Ports, Transport};
-use crate::packet::{ETHERNET, Headers, Ip, mss, protocol};
+use crate::packet::{ETHERNET, Ip, mss, protocol};
 
 /// What becomes of a packet.
 #[derive(Debug, Clone, Copy)]
@@ -229,14 +229,12 @@ pub(super) const SHORTEST: usize = 8;
 
 /// Translates a packet of TCP or UDP whose transport header follows a plain IP header, and takes one from its TTL.
 #[inline(always)]
-pub(super) fn rewrite<A: Ip>(b: &mut [u8], h: &Headers<A>, c: &Connection<A>, d: Direction) {
-    // Where everything is, the compiler knows.
-    let l4 = (ETHERNET + A::HEADER) as u16;
-    let was = Headers { l3: ETHERNET as u16, l4, end: b.len() as u16, ..*h };
+pub(super) fn rewrite<A: Ip>(b: &mut [u8], c: &Connection<A>, d: Direction) {
+    let (addresses, all) = c.changes.of(d);
     // As the other direction's packets come in, turned round.
     let o = c.tuple(d.other());
-    let delta = A::rewrite_and_forward(b, &was, o.dst, o.src);
-    transport::rewrite(b, &was, o.dport, o.sport, delta);
+    A::rewrite_and_forward(b, ETHERNET, o.dst, o.src, addresses);
+    transport::rewrite_plain(b, ETHERNET + A::HEADER, c.proto, o.dport, o.sport, all);
 }
 
 /// What is done to a packet of a connection that is about to leave: translation, TTL, MSS.
@@ -256,7 +254,7 @@ pub(super) fn apply<P: Port, A: Member>(
         && usize::from(p.headers.l4) == plain
         && b.len() >= plain + SHORTEST
     {
-        rewrite(b, &p.headers, c, d);
+        rewrite(b, c, d);
     } else {
         A::decrement_ttl(b, ETHERNET);
         translate(w, p, &opposite(c, d));

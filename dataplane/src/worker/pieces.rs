@@ -122,7 +122,9 @@ fn datagram<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Pack
         match fate {
             Fate::Send(hop) => {
                 if i > 0 {
-                    A::rewrite_and_forward(w.pool.bytes_mut(piece.frame), &piece.headers, src, dst);
+                    let b = w.pool.bytes_mut(piece.frame);
+                    A::rewrite(b, &piece.headers, src, dst);
+                    A::decrement_ttl(b, usize::from(piece.headers.l3));
                 }
                 emit::send(w, t, &part, hop);
             }

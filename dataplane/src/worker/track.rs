@@ -10,7 +10,14 @@ use crate::io::{Frame, Port};
 use crate::packet::{ETHERNET, Headers, Ip, protocol, transport};
 
 /// Two seconds of traffic both ways make UDP a stream (netfilter's `stream_ts`).
-pub(super) const STREAM_AFTER_S: u32 = 2;
+const STREAM_AFTER_S: u32 = 2;
+
+/// [`Connection::aside`] of a connection that begins.
+#[inline]
+pub(super) fn aside(now: Ticks, private: &Private) -> [u16; 2] {
+    let from = if let Private::Udp(_) = private { now.after(STREAM_AFTER_S).0 } else { 0 };
+    [from as u16, (from >> 16) as u16]
+}
 
 /// Why a packet does not pass although its connection is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +40,7 @@ pub(super) fn begin<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>) -> Option<Privat
             let segment = segment(frame, p);
             TcpTrack::new(&segment, &w.snapshot.policy.tcp).map(Private::Tcp)
         }
-        protocol::UDP | protocol::UDPLITE => Some(Private::Udp),
+        protocol::UDP | protocol::UDPLITE => Some(Private::Udp([0; 2])),
         protocol::SCTP => SctpTrack::new(&transport::sctp_packet(frame, &p.headers)).map(Private::Sctp),
         // Only requests begin something (netfilter's `valid_new`).
         protocol::ICMP if A::ICMP == protocol::ICMP => matches!(frame[at], 8 | 13 | 15 | 17).then_some(Private::Plain),
@@ -55,7 +62,7 @@ fn segment<'a, A: Ip>(frame: &'a [u8], p: &Packet<A>) -> TcpSegment<'a> {
 pub(super) fn follow<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Direction, p: &Packet<A>) -> Followed {
     let t = w.snapshot.policy.timeouts(c.timeouts);
     let timeout = match &mut c.private {
-        Private::Udp => return (Ok(()), datagram(w, c, d)),
+        Private::Udp(_) => return (Ok(()), datagram(w, c, d)),
         Private::Tcp(track) => {
             let segment = segment(w.pool.bytes(p.frame), p);
             match track.track(d, &segment, &w.snapshot.policy.tcp, t, c.status) {
@@ -89,7 +96,7 @@ pub(super) fn datagram<P, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Directio
 fn matures<A: Ip>(c: &mut Connection<A>, d: Direction, now: Ticks) -> bool {
     let replied = c.status.contains(Status::SEEN_REPLY);
     seen(c, d);
-    let stream = replied && c.stream_from.reached(now);
+    let stream = replied && c.stream_from().reached(now);
     if stream {
         c.status.insert(Status::ASSURED);
     }

@@ -36,17 +36,19 @@ impl Direction {
 
 /// Addresses and ports of one direction. For ICMP queries the source port holds the identifier and the
 /// destination port holds type and code, as netfilter keeps them; protocols without ports have zeros.
+///
+/// In memory source and destination make one number, the source's half the upper one, as in a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(C)]
 pub struct Tuple<A> {
-    /// Source address.
-    pub src: A,
     /// Destination address.
     pub dst: A,
-    /// Source port or ICMP identifier, host byte order.
-    pub sport: u16,
+    /// Source address.
+    pub src: A,
     /// Destination port, or ICMP type in the upper and code in the lower byte.
     pub dport: u16,
+    /// Source port or ICMP identifier, host byte order.
+    pub sport: u16,
 }
 
 impl<A: Address> Tuple<A> {

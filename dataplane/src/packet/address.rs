@@ -110,7 +110,7 @@ impl Address for V4 {
     #[inline]
     fn equal(a: (V4, V4), b: (V4, V4)) -> bool {
         // Side by side in memory, they are compared at once.
-        let both = |(a, b): (V4, V4)| u64::from(a.0) | u64::from(b.0) << 32;
+        let both = |(a, b): (V4, V4)| u64::from(a.0) << 32 | u64::from(b.0);
         both(a) == both(b)
     }
 

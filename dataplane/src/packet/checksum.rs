@@ -23,12 +23,12 @@ pub fn sum(data: &[u8]) -> u64 {
     u64::from(fold32(sum_little(data)).rotate_left(8))
 }
 
-/// Whether the checksum in `data` is right; `more` is the sum of big-endian words that it covers besides. Not all
+/// Whether the checksum in `data` is right; `more` is the sum of big-endian words that it covers besides, far below 2^56. Not all
 /// of both is 0.
 #[inline(always)]
-pub fn is_right(data: &[u8], more: u32) -> bool {
+pub fn is_right(data: &[u8], more: u64) -> bool {
     // Then all is a multiple of 0xffff, in either byte order.
-    add(sum_little(data), u64::from(more) << 8).is_multiple_of(0xffff)
+    add(sum_little(data), more << 8).is_multiple_of(0xffff)
 }
 
 /// Ones' complement sum of 64-bit words in little-endian order.

@@ -8,24 +8,47 @@ use crate::route::FibFamily;
 use crate::worker::DropReason;
 
 /// Where a packet's headers lie, and what the IP header says. Offsets count from the frame's first byte.
+// In the order in which the fields take the fewest steps from a header to here: addresses as in a tuple.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub struct Headers<A> {
+    /// Destination address.
+    pub dst: A,
+    /// Source address.
+    pub src: A,
     /// Start of the IP header.
     pub l3: u16,
     /// Start of the transport header.
     pub l4: u16,
     /// End of the IP packet; what follows is Ethernet padding.
     pub end: u16,
-    /// Transport protocol; for IPv6 the last next-header value.
-    pub proto: u8,
     /// TTL or hop limit.
     pub ttl: u8,
-    /// Source address.
-    pub src: A,
-    /// Destination address.
-    pub dst: A,
+    /// Transport protocol; for IPv6 the last next-header value.
+    pub proto: u8,
     /// Set for a fragment of a larger datagram.
     pub fragment: Option<FragmentInfo>,
+}
+
+/// A plain packet: no options or extension headers, not a fragment, nothing wrong with its header.
+#[derive(Debug, Clone, Copy)]
+pub struct Plain {
+    /// End of the IP packet, at most 65,535.
+    pub end: usize,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// Transport protocol.
+    pub proto: u8,
+}
+
+impl Plain {
+    /// The packet's headers, where `frame` holds them and the IP header begins at `l3`.
+    #[inline(always)]
+    pub fn headers<A: Ip>(self, frame: &[u8], l3: usize) -> Headers<A> {
+        let (src, dst) = A::addresses_of(frame, l3);
+        let Plain { end, ttl, proto } = self;
+        Headers { dst, src, l3: l3 as u16, l4: (l3 + A::HEADER) as u16, end: end as u16, ttl, proto, fragment: None }
+    }
 }
 
 /// A fragment's place in its datagram.
@@ -87,9 +110,8 @@ pub trait Ip: Address + FibFamily {
     /// The reason to drop it.
     fn parse(frame: &[u8], l3: usize) -> Result<Headers<Self>, DropReason>;
 
-    /// The headers of a packet as nearly all are: no options or extension headers, not a fragment, nothing wrong
-    /// with it. What [`Ip::parse`] says of it as well, only sooner. Never panics.
-    fn parse_plain(frame: &[u8], l3: usize) -> Option<Headers<Self>>;
+    /// The headers of a packet as nearly all are. What [`Ip::parse`] says of it as well, only sooner. Never panics.
+    fn parse_plain(frame: &[u8], l3: usize) -> Option<Plain>;
 
     /// Where in the IP header of a packet that was refused for its options the one begins whose length does
     /// not add up: what an ICMP parameter problem points at.
@@ -138,8 +160,9 @@ mod tests {
     /// What is found soon must be what is found at length.
     fn agree<A: Ip>(frame: &[u8]) {
         let parsed = A::parse(frame, ETHERNET);
-        if let Some(plain) = A::parse_plain(frame, ETHERNET) {
-            assert_eq!(Ok(plain), parsed);
+        let plain = A::parse_plain(frame, ETHERNET);
+        if let Some(plain) = plain {
+            assert_eq!(Ok(plain.headers(frame, ETHERNET)), parsed);
         }
         if let Ok(h) = parsed
             && h.fragment.is_none()
@@ -150,7 +173,7 @@ mod tests {
             if let Transport::Flow(_) = transport {
                 assert_eq!(read.1, transport::verify(frame, h));
             }
-            let soon = A::parse_plain(frame, ETHERNET).and_then(|h| transport::read_plain(frame, &h));
+            let soon = plain.and_then(|plain| transport::read_plain::<A>(frame, ETHERNET, plain));
             if let Some(ports) = soon {
                 assert_eq!(read, (Transport::Flow(ports), ChecksumState::Good));
             }

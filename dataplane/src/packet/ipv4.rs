@@ -1,10 +1,12 @@
 //! IPv4 (RFC 791).
 
 use super::checksum::{Change, Delta, fold, is_right, sum};
-use super::{Address, FragmentInfo, Headers, Ip, V4, be16, protocol, put16, view, view_mut};
+use super::{Address, FragmentInfo, Headers, Ip, Plain, V4, be16, protocol, put16, view, view_mut};
 use crate::worker::DropReason;
 
 const MIN_HEADER: usize = 20;
+/// The shortest packet of UDP. A shorter one is nothing plain.
+const SHORTEST: usize = MIN_HEADER + 8;
 
 type Header = [u8; MIN_HEADER];
 
@@ -66,25 +68,16 @@ impl Ip for V4 {
     const HEADER: usize = MIN_HEADER;
 
     #[inline(always)]
-    fn parse_plain(frame: &[u8], l3: usize) -> Option<Headers<V4>> {
+    fn parse_plain(frame: &[u8], l3: usize) -> Option<Plain> {
         let h: &Header = frame.get(l3..)?.first_chunk()?;
         let end = l3 + usize::from(be16(h, 2));
         // Version, length, and nothing about fragments.
         let plain = u64::from_le_bytes(*view(h, 0)) & 0xff3f_0000_0000_00ff == 0x45;
-        let fits = end >= l3 + MIN_HEADER && end <= frame.len() && end <= usize::from(u16::MAX);
+        let fits = end >= l3 + SHORTEST && end <= frame.len() && end <= usize::from(u16::MAX);
         if !plain || !fits || !is_right(h, 0) {
             return None;
         }
-        Some(Headers {
-            l3: l3 as u16,
-            l4: (l3 + MIN_HEADER) as u16,
-            end: end as u16,
-            proto: h[9],
-            ttl: h[8],
-            src: V4::read(&h[12..]),
-            dst: V4::read(&h[16..]),
-            fragment: None,
-        })
+        Some(Plain { end, ttl: h[8], proto: h[9] })
     }
 
     fn parse(frame: &[u8], l3: usize) -> Result<Headers<V4>, DropReason> {
@@ -116,8 +109,10 @@ impl Ip for V4 {
         (h.l4 <= h.end).then_some(h)
     }
 
+    #[inline]
     fn addresses_of(frame: &[u8], l3: usize) -> (V4, V4) {
-        (V4::read(&frame[l3 + 12..]), V4::read(&frame[l3 + 16..]))
+        let both = u64::from_be_bytes(*view(frame, l3 + 12));
+        (V4((both >> 32) as u32), V4(both as u32))
     }
 
     #[inline]
@@ -135,7 +130,9 @@ impl Ip for V4 {
     #[inline(always)]
     fn rewrite_and_forward(frame: &mut [u8], l3: usize, src: V4, dst: V4, change: Change) {
         let h = header_mut(frame, l3);
-        *view_mut(h, 12) = (u64::from(src.0) << 32 | u64::from(dst.0)).to_be_bytes();
+        // As they lie in the tuple of the other direction, one number.
+        let turned = u64::from(dst.0) << 32 | u64::from(src.0);
+        *view_mut(h, 12) = turned.rotate_left(32).to_be_bytes();
         h[8] -= 1;
         *view_mut(h, 10) = change.apply_with_ttl(*view(h, 10));
     }

@@ -1,7 +1,7 @@
 //! IPv6 (RFC 8200).
 
 use super::checksum::{Change, Delta};
-use super::{Address, FragmentInfo, Headers, Ip, V6, be16, be32, protocol, view_mut};
+use super::{Address, FragmentInfo, Headers, Ip, Plain, V6, be16, be32, protocol, view_mut};
 use crate::worker::DropReason;
 
 const HEADER: usize = 40;
@@ -97,11 +97,15 @@ impl Ip for V6 {
     const HEADER: usize = HEADER;
 
     #[inline(always)]
-    fn parse_plain(frame: &[u8], l3: usize) -> Option<Headers<V6>> {
+    fn parse_plain(frame: &[u8], l3: usize) -> Option<Plain> {
         let h: &Header = frame.get(l3..)?.first_chunk()?;
         let end = l3 + HEADER + usize::from(be16(h, 4));
-        let plain = h[0] >> 4 == 6 && !has_extensions(h);
-        (plain && end <= frame.len() && end <= usize::from(u16::MAX)).then(|| headers(h, l3, end))
+        // What has extension headers is neither of them.
+        let plain = h[0] >> 4 == 6 && matches!(h[6], protocol::UDP | protocol::TCP);
+        if !plain || end > frame.len() || end > usize::from(u16::MAX) {
+            return None;
+        }
+        Some(Plain { end, ttl: h[7], proto: h[6] })
     }
 
     fn parse(frame: &[u8], l3: usize) -> Result<Headers<V6>, DropReason> {
@@ -117,6 +121,7 @@ impl Ip for V6 {
         parse(frame.get(..end)?, l3, end, true)
     }
 
+    #[inline]
     fn addresses_of(frame: &[u8], l3: usize) -> (V6, V6) {
         (V6::read(&frame[l3 + 8..]), V6::read(&frame[l3 + 24..]))
     }

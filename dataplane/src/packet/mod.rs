@@ -13,7 +13,7 @@ pub mod transport;
 pub mod vlan;
 
 pub use address::{Address, V4, V6};
-pub use ip::{FragmentInfo, Headers, Ip};
+pub use ip::{FragmentInfo, Headers, Ip, Plain};
 
 /// Length of an Ethernet header without tags.
 pub const ETHERNET: usize = 14;

@@ -2,11 +2,11 @@
 
 use super::checksum::{Change, Delta, fold, is_right, pseudo_header, sum};
 use super::crc32c;
-use super::{Headers, Ip, be16, be32, protocol, put16, view, view_mut};
+use super::{Headers, Ip, Plain, be16, be32, protocol, put16, view, view_mut};
 use crate::conntrack::tcp::{PlainSegment, TcpSegment};
 use crate::conntrack::{Key, SctpPacket};
 
-/// Source and destination port, or what a tuple has in their places: the source in the lower half, as the two lie
+/// Source and destination port, or what a tuple has in their places: the source in the upper half, as the two lie
 /// in a tuple.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ports(u32);
@@ -15,13 +15,13 @@ impl Ports {
     /// These two.
     #[inline]
     pub fn new(source: u16, destination: u16) -> Self {
-        Ports(u32::from(source) | u32::from(destination) << 16)
+        Ports(u32::from(source) << 16 | u32::from(destination))
     }
 
     /// As most transport headers begin; panics when `b` is too short.
     #[inline]
     fn read(b: &[u8]) -> Self {
-        Ports(be32(b, 0).rotate_left(16))
+        Ports(be32(b, 0))
     }
 
     /// Both as one number.
@@ -33,13 +33,13 @@ impl Ports {
     /// As [`Tuple::sport`](crate::conntrack::Tuple::sport).
     #[inline]
     pub fn source(self) -> u16 {
-        self.0 as u16
+        (self.0 >> 16) as u16
     }
 
     /// As [`Tuple::dport`](crate::conntrack::Tuple::dport).
     #[inline]
     pub fn destination(self) -> u16 {
-        (self.0 >> 16) as u16
+        self.0 as u16
     }
 }
 
@@ -65,21 +65,23 @@ pub fn classify<A: Ip>(frame: &[u8], h: &Headers<A>) -> Transport {
     }
 }
 
-/// The ports of a packet that [`Ip::parse_plain`] has accepted, if it is one of UDP or TCP with nothing wrong and a
-/// right checksum. What [`read`] says of it as well, only sooner.
+/// The ports of a packet that [`Ip::parse_plain`] has accepted at `l3`, if it is one of UDP or TCP with nothing wrong
+/// and a right checksum. What [`read`] says of it as well, only sooner.
 #[inline(always)]
-pub fn read_plain<A: Ip>(frame: &[u8], h: &Headers<A>) -> Option<Ports> {
+pub fn read_plain<A: Ip>(frame: &[u8], l3: usize, h: Plain) -> Option<Ports> {
     // The addresses, which the checksum covers as well, stand right before the transport header.
     let both = 2 * A::LEN;
-    let covered = &frame[usize::from(h.l4) - both..usize::from(h.end)];
+    let covered = &frame[l3 + A::HEADER - both..h.end];
     let b = &covered[both..];
-    let transport = match h.proto {
-        protocol::UDP => udp(b, true),
-        protocol::TCP => tcp(b),
-        _ => return None,
+    let transport = if h.proto == protocol::UDP {
+        udp(b, true)
+    } else if h.proto == protocol::TCP {
+        tcp(b)
+    } else {
+        return None;
     };
     match transport {
-        Transport::Flow(ports) if is_right(covered, u32::from(h.proto) + b.len() as u32) => Some(ports),
+        Transport::Flow(ports) if is_right(covered, u64::from(h.proto) + b.len() as u64) => Some(ports),
         _ => None,
     }
 }
@@ -197,11 +199,10 @@ pub fn tcp_segment<'a, A>(frame: &'a [u8], h: &Headers<A>) -> TcpSegment<'a> {
     }
 }
 
-/// The same, if it is an ACK and no more, in a packet of `bytes` bytes.
+/// The same, if it is an ACK and no more.
 #[inline(always)]
-pub fn plain_segment<A>(frame: &[u8], h: &Headers<A>, bytes: u32) -> Option<PlainSegment> {
-    let header = u32::from(h.l4) - u32::from(h.l3);
-    PlainSegment::read(&frame[..usize::from(h.end)], usize::from(h.l4), bytes, header)
+pub fn plain_segment<A>(frame: &[u8], h: &Headers<A>) -> Option<PlainSegment> {
+    PlainSegment::read(&frame[..usize::from(h.end)], usize::from(h.l4))
 }
 
 /// The SCTP packet of a frame that [`classify`] accepted.
@@ -310,7 +311,9 @@ pub fn rewrite<A: Ip>(frame: &mut [u8], h: &Headers<A>, sport: u16, dport: u16, 
 #[inline(always)]
 pub fn rewrite_plain(frame: &mut [u8], l4: usize, proto: u8, sport: u16, dport: u16, change: Change) {
     let u: &mut [u8; 8] = view_mut(frame, l4);
-    *view_mut(u, 0) = (u32::from(sport) << 16 | u32::from(dport)).to_be_bytes();
+    // As they lie in the tuple of the other direction, one number.
+    let turned = Ports::new(dport, sport).number();
+    *view_mut(u, 0) = turned.rotate_left(16).to_be_bytes();
     if proto == protocol::UDP {
         // UDP without checksum stays without.
         let old: [u8; 2] = *view(u, 6);

@@ -64,7 +64,7 @@ pub(super) fn read<P: Port, A: Member>(
     let frame = w.pool.bytes(p.frame);
     let seq = if c.proto == protocol::TCP { be32(frame, usize::from(p.headers.l4) + 4) } else { 0 };
     // What came in fragments and could not be put together is beyond reading; its connection goes on without it.
-    let payload = mangle::payload_range(frame, &p.headers).filter(|r| p.later() == 0 && !r.is_empty());
+    let payload = mangle::payload_range(frame, &p.headers).filter(|r| p.later == 0 && !r.is_empty());
     if let Some(range) = payload {
         let (own, other) = (c.tuple(d), c.tuple(d.other()));
         let view = View {

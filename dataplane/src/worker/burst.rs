@@ -3,7 +3,7 @@
 use super::core::Core;
 use super::exit::check_addresses;
 use super::express;
-use super::family::{Families, Family, Member, Packet};
+use super::family::{Families, Family, Kind, Member, Packet};
 use super::handoff::Lent;
 use super::options;
 use super::path;
@@ -87,7 +87,8 @@ pub(super) fn lent<P: Port>(w: &mut Core<P>, families: &mut Families, f: Frame, 
 /// Lets a packet join whose checksums and hash are known. False, and nothing done, when it is not a plain one.
 #[inline(always)]
 fn known<A: Member>(t: &mut Family<A>, f: Frame, frame: &[u8], lent: &Lent) -> bool {
-    let Some(headers) = A::parse_plain(frame, ETHERNET) else { return false };
+    let Some(plain) = A::parse_plain(frame, ETHERNET) else { return false };
+    let headers = plain.headers(frame, ETHERNET);
     let transport = transport::classify(frame, &headers);
     t.table.prefetch(lent.hash);
     let packet = Packet::new(f, lent.interface, headers, transport);
@@ -134,14 +135,14 @@ fn parse<P: Port>(
 #[inline(always)]
 fn ip<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, f: Frame, interface: InterfaceId, handed: Handed) {
     let b = w.pool.bytes(f);
-    let Some(headers) = A::parse_plain(b, ETHERNET) else { return unusual(w, t, f, interface, handed) };
-    let Some(ports) = transport::read_plain(b, &headers) else {
-        return join_other(w, t, f, interface, handed, headers);
+    let Some(plain) = A::parse_plain(b, ETHERNET) else { return unusual(w, t, f, interface, handed) };
+    let Some(ports) = transport::read_plain::<A>(b, ETHERNET, plain) else {
+        return join_other(w, t, f, interface, handed, plain.headers(b, ETHERNET));
     };
+    let headers = plain.headers(b, ETHERNET);
     let hash = headers.hash(ports, &w.keys);
     t.table.prefetch(hash);
-    let transport = Transport::Flow(ports);
-    join(t, Packet { handed, hash, ..Packet::new(f, interface, headers, transport) });
+    join(t, Packet { handed, ..Packet::plain(f, interface, headers, ports, hash) });
 }
 
 /// A packet of whatever transport, with whatever is wrong with that.
@@ -217,7 +218,7 @@ fn mend<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, checksum: Checks
         transport::complete(b, &p.headers, total);
         w.counters().checksums_completed.inc();
     } else if w.snapshot.policy.checksum {
-        p.transport = Transport::Invalid;
+        p.kind = Kind::Invalid;
     }
 }
 
@@ -231,7 +232,7 @@ pub(super) fn forward<P: Port>(w: &mut Core<P>, families: &mut Families) {
 /// next step is prepared. False when it has gone.
 #[inline(always)]
 fn is_own<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>) -> bool {
-    let Transport::Flow(ports) = p.transport else { return true };
+    let Transport::Flow(ports) = p.transport() else { return true };
     if p.candidate != Entry::NONE {
         return true;
     }
@@ -279,7 +280,7 @@ fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
         } else if several {
             strangers = true;
             w.shared.directory.prefetch(p.hash);
-        } else if let Transport::Flow(ports) = p.transport {
+        } else if let Transport::Flow(ports) = p.transport() {
             t.guesses.add(p.hash, p.headers.key(ports));
         }
     }

@@ -7,13 +7,15 @@
 
 use super::core::Core;
 use super::emit;
-use super::family::{Family, Member, Packet};
-use super::path::{SHORTEST, rewrite};
+use super::family::{Family, Kind, Member, Packet};
+use super::path::rewrite;
 use super::track::{datagram, plain_segment};
 use crate::conntrack::Status;
 use crate::io::{Frame, Port};
-use crate::packet::transport::Transport;
-use crate::packet::{ETHERNET, protocol};
+use crate::packet::{ETHERNET, Headers, protocol};
+
+/// The shortest transport header.
+const SHORTEST: usize = 8;
 
 /// What makes a connection's packets need more.
 const MORE: Status = Status(Status::SEQ_ADJUST.0 | Status::HELPER.0 | Status::HOST.0);
@@ -22,34 +24,48 @@ const MORE: Status = Status(Status::SEQ_ADJUST.0 | Status::HELPER.0 | Status::HO
 /// for any other.
 #[inline(always)]
 pub(super) fn forward<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>) -> bool {
-    let Transport::Flow(ports) = p.transport else { return false };
-    let (h, d) = (&p.headers, p.candidate.direction());
-    let frame = Frame { len: h.end, ..p.frame };
-    let Some(mut c) = t.slab.hit(p.candidate, h, ports, w.now) else { return false };
-    let Some(n) = t.neighbours.known(c.hop[d as usize]) else { return false };
+    if p.kind != Kind::Plain {
+        return false;
+    }
+    if p.headers.proto == protocol::UDP { short::<{ protocol::UDP }, P, A>(w, t, p) } else { segment(w, t, p) }
+}
+
+// Not inlined: the packets of UDP need the registers.
+#[inline(never)]
+fn segment<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>) -> bool {
+    short::<{ protocol::TCP }, P, A>(w, t, p)
+}
+
+/// [`forward`] for a packet of UDP or TCP.
+#[inline(always)]
+fn short<const PROTO: u8, P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>) -> bool {
+    // Where everything is, the compiler knows.
     let plain = ETHERNET + A::HEADER;
+    let h = &Headers { l3: ETHERNET as u16, l4: plain as u16, proto: PROTO, ..p.headers };
+    let (d, frame) = (p.candidate.direction(), Frame { len: h.end, ..p.frame });
+    let Some(mut c) = t.slab.hit(p.candidate, h, p.ports, w.now) else { return false };
+    let Some(n) = t.neighbours.known(c.hop[d as usize]) else { return false };
     if c.status.intersects(MORE)
         || c.route_generation != w.route_epoch
         || p.longest > n.limit
         || h.ttl <= 1
         || n.is_due(w.now)
-        || usize::from(h.l4) != plain
         || usize::from(frame.len) < plain + SHORTEST
     {
         return false;
     }
-    let deadline = if h.proto == protocol::UDP {
+    let deadline = if PROTO == protocol::UDP {
         datagram(w, &mut c, d)
-    } else if let Some(deadline) = plain_segment(w, &mut c, p, d) {
+    } else if let Some(deadline) = plain_segment(w, &mut c, h, frame, d) {
         deadline
     } else {
         return false;
     };
     c.refresh(deadline);
-    c.count(d, p.bytes);
+    c.count(d, u32::from(p.longest));
     let b = w.pool.bytes_mut(frame);
     if c.status.intersects(Status::ANY_NAT) {
-        rewrite(b, &c, d);
+        rewrite(b, PROTO, &c, d);
     } else {
         A::decrement_ttl(b, ETHERNET);
     }

@@ -17,8 +17,8 @@ use crate::conntrack::fragment::Fragments;
 use crate::conntrack::{Connection, Direction, Entry, Key, Master, Slab, SlabView, Status, Table, Ticks};
 use crate::io::{Frame, Port};
 use crate::nat::{Endpoint, Mappings};
-use crate::packet::transport::Transport;
-use crate::packet::{Headers, Ip, V4, V6};
+use crate::packet::transport::{Ports, Transport};
+use crate::packet::{ETHERNET, Headers, Ip, V4, V6, protocol};
 use crate::policy::InterfaceId;
 
 /// A parsed packet, with what the look-up stage found.
@@ -28,16 +28,29 @@ pub(super) struct Packet<A> {
     /// Hash of the flow's key; 0 when there is none.
     pub(super) hash: u64,
     pub(super) headers: Headers<A>,
-    pub(super) transport: Transport,
+    /// Of a flow.
+    pub(super) ports: Ports,
     /// Where the flow's connection most likely is.
     pub(super) candidate: Entry,
+    /// For a datagram in pieces: bytes of payload in the pieces after the first.
+    pub(super) later: u32,
     pub(super) interface: InterfaceId,
-    /// Whether another worker has handed it over, and what for.
-    pub(super) handed: Handed,
     /// Length of the IP packet; for a datagram in pieces, of the longest of them.
     pub(super) longest: u16,
-    /// Length as connections count it: of the IP packet; for a datagram in pieces, of all but the later IP headers.
-    pub(super) bytes: u32,
+    pub(super) kind: Kind,
+    /// Whether another worker has handed it over, and what for.
+    pub(super) handed: Handed,
+}
+
+/// What a packet is, as its transport header has it ([`Transport`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// UDP or TCP of a flow in one piece, right behind a plain IP header.
+    Plain,
+    /// Anything else of a flow.
+    Flow,
+    IcmpError,
+    Invalid,
 }
 
 // A burst of IPv4 packets is to stay in the first-level cache beside what they touch.
@@ -46,25 +59,61 @@ const _: () = assert!(size_of::<Packet<V4>>() <= 64);
 impl<A> Packet<A> {
     /// A whole packet for which no connection has been looked for.
     #[inline]
-    pub(super) fn new(frame: Frame, interface: InterfaceId, headers: Headers<A>, transport: Transport) -> Self {
-        let longest = headers.length() as u16;
+    pub(super) fn new(frame: Frame, interface: InterfaceId, headers: Headers<A>, transport: Transport) -> Self
+    where
+        A: Ip,
+    {
+        let mut p = Packet { kind: Kind::Invalid, ..Packet::plain(frame, interface, headers, Ports::new(0, 0), 0) };
+        p.set_transport(transport);
+        let is_plain = matches!(headers.proto, protocol::UDP | protocol::TCP)
+            && usize::from(headers.l4) == ETHERNET + A::HEADER
+            && headers.fragment.is_none();
+        if p.kind == Kind::Flow && is_plain {
+            p.kind = Kind::Plain;
+        }
+        p
+    }
+
+    /// One of [`Kind::Plain`].
+    #[inline(always)]
+    pub(super) fn plain(frame: Frame, interface: InterfaceId, headers: Headers<A>, ports: Ports, hash: u64) -> Self {
         Packet {
             frame,
-            hash: 0,
+            hash,
+            longest: headers.length() as u16,
             headers,
-            transport,
+            ports,
             candidate: Entry::NONE,
+            later: 0,
             interface,
+            kind: Kind::Plain,
             handed: Handed::No,
-            longest,
-            bytes: u32::from(longest),
         }
     }
 
-    /// For a datagram in pieces: bytes of payload in the pieces after the first.
+    /// What its transport header makes of it.
     #[inline]
-    pub(super) fn later(&self) -> u32 {
-        self.bytes - self.headers.length() as u32
+    pub(super) fn transport(&self) -> Transport {
+        match self.kind {
+            Kind::Plain | Kind::Flow => Transport::Flow(self.ports),
+            Kind::IcmpError => Transport::IcmpError,
+            Kind::Invalid => Transport::Invalid,
+        }
+    }
+
+    /// Has the transport header make this of it.
+    pub(super) fn set_transport(&mut self, t: Transport) {
+        match t {
+            Transport::Flow(ports) => (self.kind, self.ports) = (Kind::Flow, ports),
+            Transport::IcmpError => self.kind = Kind::IcmpError,
+            Transport::Invalid => self.kind = Kind::Invalid,
+        }
+    }
+
+    /// Length as connections count it: of the IP packet; for a datagram in pieces, of all but the later IP headers.
+    #[inline]
+    pub(super) fn bytes(&self) -> u32 {
+        self.headers.length() as u32 + self.later
     }
 }
 
@@ -178,7 +227,7 @@ impl<A: Member> Family<A> {
 
     /// The live connection that a packet belongs to, and which way it goes in it.
     pub(super) fn connection<P: Port>(&mut self, w: &mut Core<P>, p: &Packet<A>) -> Option<(u32, Direction)> {
-        match p.transport {
+        match p.transport() {
             Transport::Flow(ports) => self.search(w, p.hash, &p.headers.key(ports)),
             Transport::IcmpError | Transport::Invalid => None,
         }

@@ -179,7 +179,7 @@ impl<A: Member> Decided<'_, A> {
             hop: [exit.map_or(NO_HOP, |e| e.hop), NO_HOP],
             route_generation: w.route_epoch,
             packets: [1, 0],
-            bytes_low: [p.bytes, 0],
+            bytes_low: [p.bytes(), 0],
             changes: Changes::between(&self.key.tuple, &reply),
             aside: track::aside(w.now, self.private),
             private: *self.private,

@@ -88,7 +88,7 @@ pub(super) fn packet<P: Port, A: Member>(
         }
         return Err(DropReason::NatNoAddress);
     }
-    c.count(Direction::Original, p.bytes);
+    c.count(Direction::Original, p.bytes());
     let leaves = opposite(c, d);
     translate(w, p, &leaves);
     Ok(Fate::Host)

@@ -67,7 +67,7 @@ pub(super) fn log<P: Port, A: Ip>(
         tcp_flags: facts.tcp_flags,
         state: facts.state,
         mark: facts.mark,
-        length: p.bytes,
+        length: p.bytes(),
     };
     if w.shared.logged.push(record).is_err() {
         w.counters().log_lost.inc();

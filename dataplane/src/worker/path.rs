@@ -19,7 +19,7 @@ use super::announce::{self, Extensions};
 use super::core::Core;
 use super::emit;
 use super::exit::{NO_HOP, check_addresses, check_exit, route};
-use super::family::{Family, Member, Packet, Removal};
+use super::family::{Family, Kind, Member, Packet, Removal};
 use super::first::first;
 use super::host;
 use super::neighbour::{Neighbour, Neighbours};
@@ -82,7 +82,7 @@ pub(super) fn carry_out<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, 
 
 /// Why a packet is handed to the owner of its connection.
 pub(super) fn handoff<A>(p: &Packet<A>) -> HandoffReason {
-    match p.transport {
+    match p.transport() {
         Transport::IcmpError => HandoffReason::IcmpError,
         Transport::Flow(_) | Transport::Invalid => HandoffReason::Connection,
     }
@@ -90,7 +90,7 @@ pub(super) fn handoff<A>(p: &Packet<A>) -> HandoffReason {
 
 /// Decides what becomes of a packet.
 pub(super) fn decide<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>) -> Fate {
-    match p.transport {
+    match p.transport() {
         Transport::Flow(ports) => flow(w, t, p, p.headers.key(ports)),
         Transport::IcmpError | Transport::Invalid => no_flow(w, t, p),
     }
@@ -101,7 +101,7 @@ pub(super) fn decide<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: 
 #[cold]
 fn no_flow<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Packet<A>) -> Decision {
     check_addresses(&p.headers)?;
-    match (p.headers.fragment, p.transport) {
+    match (p.headers.fragment, p.transport()) {
         (Some(info), _) => fragment(w, t, p, info),
         (None, Transport::IcmpError) => related(w, t, p),
         (None, _) => invalid(w, t, p, false),
@@ -197,7 +197,7 @@ fn known<P: Port, A: Member>(
     }
     let n = neighbours.get(hop);
     check_exit(w, n, p)?;
-    c.count(d, p.bytes);
+    c.count(d, p.bytes());
     if c.status.intersects(Status::HELPER) {
         announce::read(w, extensions, p, c.lend(), d)?;
     }
@@ -224,17 +224,14 @@ fn find_hop<P: Port, A: Member>(
     Ok(hop)
 }
 
-/// The shortest transport header of those whose place is known.
-pub(super) const SHORTEST: usize = 8;
-
 /// Translates a packet of TCP or UDP whose transport header follows a plain IP header, and takes one from its TTL.
 #[inline(always)]
-pub(super) fn rewrite<A: Ip>(b: &mut [u8], c: &Connection<A>, d: Direction) {
+pub(super) fn rewrite<A: Ip>(b: &mut [u8], proto: u8, c: &Connection<A>, d: Direction) {
     let (addresses, all) = c.changes.of(d);
     // As the other direction's packets come in, turned round.
     let o = c.tuple(d.other());
     A::rewrite_and_forward(b, ETHERNET, o.dst, o.src, addresses);
-    transport::rewrite_plain(b, ETHERNET + A::HEADER, c.proto, o.dport, o.sport, all);
+    transport::rewrite_plain(b, ETHERNET + A::HEADER, proto, o.dport, o.sport, all);
 }
 
 /// What is done to a packet of a connection that is about to leave: translation, TTL, MSS.
@@ -247,14 +244,10 @@ pub(super) fn apply<P: Port, A: Member>(
     d: Direction,
 ) {
     let b = w.pool.bytes_mut(Frame { len: p.headers.end, ..p.frame });
-    let plain = ETHERNET + A::HEADER;
     if !c.status.intersects(Status::ANY_NAT) {
         A::decrement_ttl(b, ETHERNET);
-    } else if matches!(p.headers.proto, protocol::UDP | protocol::TCP)
-        && usize::from(p.headers.l4) == plain
-        && b.len() >= plain + SHORTEST
-    {
-        rewrite(b, c, d);
+    } else if p.kind == Kind::Plain {
+        rewrite(b, p.headers.proto, c, d);
     } else {
         A::decrement_ttl(b, ETHERNET);
         translate(w, p, &opposite(c, d));

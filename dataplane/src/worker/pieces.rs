@@ -2,7 +2,7 @@
 
 use super::core::Core;
 use super::emit;
-use super::family::{Family, Member, Packet};
+use super::family::{Family, Kind, Member, Packet};
 use super::host;
 use super::path::{Decision, Fate, carry_out, decide, handoff};
 use super::reason::{DropReason, HandoffReason};
@@ -54,7 +54,7 @@ fn complete<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A
         frame: first.frame,
         interface: first.interface,
         headers: Headers { fragment: None, ..first.headers },
-        bytes: (first.headers.length() + later) as u32,
+        later: later as u32,
         longest: pieces.iter().map(|x| x.headers.length() as u16).max().unwrap_or(0),
         ..*p
     };
@@ -63,19 +63,19 @@ fn complete<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A
     let sum = pieces.iter().map(payload).sum();
     let b = w.pool.bytes(first.frame);
     // Asked as a fragment: lengths in its transport header are the whole's.
-    whole.transport = transport::classify(b, &first.headers);
+    whole.set_transport(transport::classify(b, &first.headers));
     match transport::verify_sum(b, &whole.headers, sum, first.headers.transport_length() + later) {
         ChecksumState::Partial => {
             transport::complete(w.pool.bytes_mut(first.frame), &whole.headers, sum);
             w.counters().checksums_completed.inc();
         }
         // The CRC of SCTP could be mended only over all pieces.
-        _ if whole.headers.proto == protocol::SCTP => whole.transport = Transport::Invalid,
-        ChecksumState::Bad if w.snapshot.policy.checksum => whole.transport = Transport::Invalid,
+        _ if whole.headers.proto == protocol::SCTP => whole.kind = Kind::Invalid,
+        ChecksumState::Bad if w.snapshot.policy.checksum => whole.kind = Kind::Invalid,
         ChecksumState::Good | ChecksumState::Bad => {}
     }
     let mut found = None;
-    if let Transport::Flow(ports) = whole.transport {
+    if let Transport::Flow(ports) = whole.transport() {
         let key = whole.headers.key(ports);
         whole.hash = key.hash(&w.keys);
         whole.candidate = t.table.candidate(whole.hash);
@@ -92,7 +92,7 @@ fn complete<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A
 /// Puts the pieces together in the first one's frame, for a helper that must read the payload. False, and
 /// nothing done, where the frame is too small or the family keeps its fragments in a header of their own.
 fn join<P: Port, A: Member>(w: &mut Core<P>, p: &mut Packet<A>, pieces: &[Piece<A>]) -> bool {
-    let end = u32::from(p.headers.end) + p.later();
+    let end = u32::from(p.headers.end) + p.later;
     let length = end - u32::from(p.headers.l3);
     let joined = Frame { len: end as u16, ..p.frame };
     if end as usize > w.pool.room(p.frame)
@@ -107,7 +107,7 @@ fn join<P: Port, A: Member>(w: &mut Core<P>, p: &mut Packet<A>, pieces: &[Piece<
         at += payload.len();
         w.pool.give(x.frame);
     }
-    (p.frame, p.headers.end, p.longest) = (joined, end as u16, length as u16);
+    (p.frame, p.headers.end, p.longest, p.later) = (joined, end as u16, length as u16, 0);
     true
 }
 

@@ -91,7 +91,7 @@ pub(super) fn count<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>, list: List, rule
     if w.is_dry() {
         return;
     }
-    w.snapshot.tallies.count(w.id, list, rule, u64::from(p.bytes));
+    w.snapshot.tallies.count(w.id, list, rule, u64::from(p.bytes()));
 }
 
 /// A real packet: limits count it, rules may log it.

@@ -7,7 +7,7 @@ use crate::conntrack::sctp::{SctpOutcome, SctpState};
 use crate::conntrack::tcp::{HostTcpOutcome, TcpOutcome, TcpSegment};
 use crate::conntrack::{Connection, Direction, Live, Private, SctpTrack, Status, TcpTrack, Ticks};
 use crate::io::{Frame, Port};
-use crate::packet::{ETHERNET, Headers, Ip, protocol, transport};
+use crate::packet::{Headers, Ip, protocol, transport};
 
 /// Two seconds of traffic both ways make UDP a stream (netfilter's `stream_ts`).
 const STREAM_AFTER_S: u32 = 2;
@@ -53,7 +53,7 @@ pub(super) fn begin<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>) -> Option<Privat
 #[inline(always)]
 fn segment<'a, A: Ip>(frame: &'a [u8], p: &Packet<A>) -> TcpSegment<'a> {
     let mut s = transport::tcp_segment(frame, &p.headers);
-    s.payload += p.later();
+    s.payload += p.later;
     s
 }
 
@@ -201,24 +201,18 @@ pub(super) fn packet<P: Port, A: Member>(
     followed
 }
 
-/// The deadline after what nearly all segments of TCP are; `None`, and nothing is changed, for every other packet.
-// Not inlined: the packets of UDP need the registers.
-#[inline(never)]
+/// The deadline after what nearly all segments of TCP are, in a frame that ends with the packet; `None`, and nothing
+/// is changed, for every other.
+#[inline(always)]
 pub(super) fn plain_segment<P: Port, A: Ip>(
     w: &Core<P>,
     c: &mut Connection<A>,
-    p: &Packet<A>,
+    h: &Headers<A>,
+    frame: Frame,
     d: Direction,
 ) -> Option<Ticks> {
     let Private::Tcp(track) = &mut c.private else { return None };
-    let plain = ETHERNET + A::HEADER;
-    if usize::from(p.headers.l4) != plain {
-        return None;
-    }
-    // Where everything is, the compiler knows.
-    let headers = Headers { l3: ETHERNET as u16, l4: plain as u16, ..p.headers };
-    let frame = w.pool.bytes(Frame { len: headers.end, ..p.frame });
-    let segment = transport::plain_segment(frame, &headers, p.bytes)?;
+    let segment = transport::plain_segment(w.pool.bytes(frame), h)?;
     let unacknowledged = track.track_plain(d, &segment, c.status)?;
     Some(w.now.after_timeout_ms(w.tcp[usize::from(c.timeouts)].ms(unacknowledged)))
 }

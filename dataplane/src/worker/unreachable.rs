@@ -25,7 +25,7 @@ fn as_received<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, x: &Waiti
     let headers = A::parse(w.pool.bytes(x.frame), ETHERNET).ok()?;
     let transport = transport::classify(w.pool.bytes(x.frame), &headers);
     let mut p = Packet::new(x.frame, x.interface, headers, transport);
-    if let Transport::Flow(ports) = p.transport
+    if let Transport::Flow(ports) = p.transport()
         && let Some((slot, back)) = t.lookup(w, &headers.key(ports).inverse()?)
         && let c = t.slab.get(slot)
         && c.status.intersects(Status::ANY_NAT)

@@ -66,7 +66,8 @@ impl Inlet {
 }
 
 /// Queues a frame with a VLAN tag, which takes the place of some headroom.
-#[inline(never)]
+// Cold as the compiler sees it: other frames need the registers.
+#[cold]
 pub(super) fn send_tagged<P: Port>(port: &mut P, pool: &mut FramePool, f: Frame, vlan: u16) -> Result<(), Frame> {
     if pool.offset(f) < vlan::TAG {
         return Err(f);

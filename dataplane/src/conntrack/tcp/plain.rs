@@ -20,25 +20,25 @@ pub struct PlainSegment {
 }
 
 impl PlainSegment {
-    /// Reads the segment at `at`, which has been seen to be one, of a packet of `bytes` bytes, of which `before` lie
-    /// before the segment. `None` when it is not of this kind.
+    /// Reads the segment from `at` to the end of `b`, which has been seen to be one. `None` when it is not of this
+    /// kind.
     #[inline(always)]
-    pub fn read(b: &[u8], at: usize, bytes: u32, before: u32) -> Option<Self> {
+    pub fn read(b: &[u8], at: usize) -> Option<Self> {
         // Data offset, and of the flags FIN, SYN, RST and ACK, at once.
         const BITS: u16 = u16::from_le_bytes([0xf0, FIN | SYN | RST | ACK]);
         const BARE: u16 = u16::from_le_bytes([5 << 4, ACK]);
         const TIMED: u16 = u16::from_le_bytes([8 << 4, ACK]);
         let t: &[u8; 20] = view(b, at);
         let headers = match u16::from_le_bytes(*view(t, 12)) & BITS {
-            BARE => before + 20,
-            TIMED if *view(b, at + 20) == LONE_TIMESTAMP => before + 32,
+            BARE => at + 20,
+            TIMED if *view(b, at + 20) == LONE_TIMESTAMP => at + 32,
             _ => return None,
         };
         Some(PlainSegment {
             seq: be32(t, 4),
             ack: be32(t, 8),
             window: be16(t, 14),
-            payload: bytes.wrapping_sub(headers),
+            payload: b.len().wrapping_sub(headers) as u32,
         })
     }
 }

@@ -183,7 +183,7 @@ fn plain_segments() {
             let mut short = long;
             let outcome = long.track(t.dir, &seg, &settings, &timeouts);
             all.set(all.get() + 1);
-            if let Some(p) = plain_segment(&b, &headers, headers.length() as u32)
+            if let Some(p) = plain_segment(&b, &headers)
                 && let Some(unacknowledged) = short.tcp.track_plain(t.dir, &p, short.status)
             {
                 plain.set(plain.get() + 1);

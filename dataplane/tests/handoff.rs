@@ -1,72 +1,193 @@
-//! Replies that reach another worker than their connection's owner: order, a full queue, and where the frames are.
+//! Replies that reach another worker than their connection's owner: order, contents, a full queue, and where the
+//! frames are.
 
 mod support;
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dataplane::io::memory::MemoryPort;
+use dataplane::worker::listing::Filter;
 use dataplane::worker::{DropReason, HandoffReason, Worker};
-use etherparse::PacketBuilder;
+use etherparse::{NetHeaders, PacketBuilder, PacketHeaders};
 use support::*;
 
-/// Ethernet, IPv4 and UDP header.
-const HEADERS: usize = 42;
+/// Bytes of data that make frames of each way of handing over: copied whole, in two parts, lent.
+const LENGTHS: [usize; 8] = [4, 20, 21, 48, 49, 68, 69, 1000];
 
-/// A UDP packet with a number in it.
-fn numbered(src: &str, dst: &str, (sport, dport): (u16, u16), number: u32) -> Vec<u8> {
-    let four = |a: &str| a.parse::<std::net::Ipv4Addr>().unwrap().octets();
+/// A UDP packet with so many bytes of data, which begin with a number and go on in a way that depends on it.
+fn numbered(src: &str, dst: &str, (sport, dport): (u16, u16), number: u32, length: usize) -> Vec<u8> {
     let mut v = Vec::new();
-    let b = PacketBuilder::ipv4(four(src), four(dst), 64).udp(sport, dport);
-    b.write(&mut v, &number.to_be_bytes()).unwrap();
+    let b = match (ip(src), ip(dst)) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => PacketBuilder::ipv4(src.octets(), dst.octets(), 64),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => PacketBuilder::ipv6(src.octets(), dst.octets(), 64),
+        _ => unreachable!("both are of one family"),
+    };
+    b.udp(sport, dport).write(&mut v, &data(number, length)).unwrap();
+    v
+}
+
+fn data(number: u32, length: usize) -> Vec<u8> {
+    let mut v: Vec<u8> = (0..length).map(|i| (number as usize + 7 * i) as u8).collect();
+    v[..4].copy_from_slice(&number.to_be_bytes());
     v
 }
 
 fn query(port: u16) -> Vec<u8> {
-    numbered(CLIENT, SERVER, (port, 53), 0)
+    numbered(CLIENT, SERVER, (port, 53), 0, 4)
 }
 
-fn answer(port: u16, number: u32) -> Vec<u8> {
-    numbered(SERVER, OUTSIDE, (53, port), number)
+fn answer(port: u16, number: u32, length: usize) -> Vec<u8> {
+    numbered(SERVER, OUTSIDE, (53, port), number, length)
 }
 
-/// The client's port and the number in each frame that has left on lan; the frames are given back.
+/// The client's port and the number in each frame that has left on lan, all else of which must be as due; the frames
+/// are given back.
 fn answers(w: &mut Worker<MemoryPort>) -> Vec<(u16, u32)> {
     let sent = w.ports()[LAN].sent();
     let read = |f| {
         let b = w.pool().bytes(f);
-        let number = u32::from_be_bytes(b[HEADERS..HEADERS + 4].try_into().unwrap());
-        let port = u16::from_be_bytes(b[HEADERS - 6..HEADERS - 4].try_into().unwrap());
+        assert_eq!(b[..12], [mac(PEER_MAC[LAN]).0, mac(GATEWAY_MAC[LAN]).0].concat());
+        let p = PacketHeaders::from_ethernet_slice(b).unwrap();
+        let udp = p.transport.unwrap().udp().unwrap();
+        assert_eq!(udp.source_port, 53);
+        let length = udp.length as usize - 8;
+        let number = u32::from_be_bytes(p.payload.slice()[..4].try_into().unwrap());
+        assert_eq!(p.payload.slice(), data(number, length));
+        let (dst, right) = match p.net.unwrap() {
+            NetHeaders::Ipv4(h, _) => {
+                assert_eq!(h.header_checksum, h.calc_header_checksum());
+                (h.destination.into(), udp.calc_checksum_ipv4(&h, p.payload.slice()).unwrap())
+            }
+            NetHeaders::Ipv6(h, _) => (h.destination.into(), udp.calc_checksum_ipv6(&h, p.payload.slice()).unwrap()),
+            NetHeaders::Arp(_) => unreachable!("only IP was sent"),
+        };
+        assert_eq!(udp.checksum, right);
+        assert!([ip(CLIENT), ip(CLIENT6)].contains(&dst));
         w.pool().give(f);
-        (port, number)
+        (udp.destination_port, number)
     };
     sent.into_iter().map(read).collect()
 }
 
 #[test]
 fn what_does_not_fit_is_dropped_and_the_rest_stays_in_order() {
+    // Places that a frame takes, and whether it is lent.
+    for (length, places, lent) in [(4, 1, false), (50, 2, false), (1000, 1, true)] {
+        let mut g = Gateway::new(2, policy(), fib());
+        assert_eq!(g.packet_at(0, LAN, &query(4000)).len(), 1);
+        let [owner, other] = &mut g.workers[..] else { unreachable!("there are two") };
+        let frames = other.pool().frames();
+        for number in 0..frames {
+            inject(other, WAN, &answer(4000, number, length));
+        }
+        while other.turn() > 0 {}
+        // There are half as many places as frames.
+        let fit = frames / 2 / places;
+        let lost = g.shared.workers[1].counters.drops[DropReason::HandoffFull as usize].get();
+        assert_eq!(lost, u64::from(frames - fit));
+        assert_eq!(other.pool().available() as u32, if lent { frames - fit } else { frames });
+        // In a turn of the owner's only so many are taken over; each time some come back.
+        while owner.turn() > 0 {}
+        let numbers: Vec<u32> = answers(owner).into_iter().map(|(_, n)| n).collect();
+        assert_eq!(numbers, (0..fit).collect::<Vec<_>>());
+        assert_eq!(owner.pool().available() as u32, frames);
+        other.turn();
+        assert_eq!(other.pool().available() as u32, frames, "all that were lent have come back");
+        let counted = g.shared.workers[1].counters.handed_off[HandoffReason::Connection as usize].get();
+        assert_eq!(counted, u64::from(fit));
+        assert_eq!(g.shared.workers[0].counters.taken_over.get(), counted);
+        // There is room again.
+        inject(other, WAN, &answer(4000, 7, length));
+        other.turn();
+        owner.turn();
+        assert_eq!(answers(owner), [(4000, 7)]);
+    }
+}
+
+#[test]
+fn what_finds_no_frame_is_dropped() {
+    for length in LENGTHS {
+        let mut g = Gateway::new(2, policy(), fib());
+        assert_eq!(g.packet_at(0, LAN, &query(4000)).len(), 1);
+        let [owner, other] = &mut g.workers[..] else { unreachable!("there are two") };
+        let all: Vec<_> = std::iter::from_fn(|| owner.pool().take()).collect();
+        inject(other, WAN, &answer(4000, 1, length));
+        other.turn();
+        owner.turn();
+        assert_eq!(g.shared.workers[0].counters.drops[DropReason::NoFrame as usize].get(), 1);
+        assert_eq!(g.shared.workers[0].counters.taken_over.get(), 0);
+        all.into_iter().for_each(|f| owner.pool().give(f));
+        inject(other, WAN, &answer(4000, 2, length));
+        other.turn();
+        owner.turn();
+        assert_eq!(answers(owner), [(4000, 2)]);
+        other.turn();
+        assert_eq!(other.pool().available() as u32, other.pool().frames());
+    }
+}
+
+#[test]
+fn short_and_long_frames_of_both_families_stay_in_order() {
     let mut g = Gateway::new(2, policy(), fib());
     assert_eq!(g.packet_at(0, LAN, &query(4000)).len(), 1);
+    assert_eq!(g.packet_at(0, LAN, &numbered(CLIENT6, SERVER6, (4006, 53), 0, 4)).len(), 1);
     let [owner, other] = &mut g.workers[..] else { unreachable!("there are two") };
-    let frames = other.pool().frames();
-    for number in 0..frames {
-        inject(other, WAN, &answer(4000, number));
+    let mut number = 0;
+    // Places of two parts come to lie at the end of a burst and of the queue.
+    for n in (1..60).cycle().take(300) {
+        let first = number;
+        for _ in 0..n {
+            let length = LENGTHS[(number * number) as usize % LENGTHS.len()];
+            let frame = match number % 3 {
+                0 => numbered(SERVER6, CLIENT6, (53, 4006), number, length),
+                _ => answer(4000, number, length),
+            };
+            inject(other, WAN, &frame);
+            number += 1;
+        }
+        while other.turn() > 0 {}
+        while owner.turn() > 0 {}
+        // One family after the other.
+        let due = |six| (first..number).filter(move |n| n.is_multiple_of(3) == six);
+        let due: Vec<_> = due(false).map(|n| (4000, n)).chain(due(true).map(|n| (4006, n))).collect();
+        let mut got = answers(owner);
+        got.sort_by_key(|(port, _)| *port);
+        assert_eq!(got, due);
     }
-    while other.turn() > 0 {}
-    let lost = g.shared.workers[1].counters.drops[DropReason::HandoffFull as usize].get();
-    assert_eq!(lost, u64::from(frames) / 2, "half of the frames may be lent");
-    assert_eq!(other.pool().available() as u32, frames / 2);
-    // In a turn of the owner's only so many are taken over; each time some come back.
-    while owner.turn() > 0 {}
-    let numbers: Vec<u32> = answers(owner).into_iter().map(|(_, n)| n).collect();
-    assert_eq!(numbers, (0..frames / 2).collect::<Vec<_>>());
-    assert_eq!(owner.pool().available() as u32, frames);
     other.turn();
-    assert_eq!(other.pool().available() as u32, frames, "all that were lent have come back");
-    let counted = g.shared.workers[1].counters.handed_off[HandoffReason::Connection as usize].get();
-    assert_eq!(counted, u64::from(frames / 2));
-    assert_eq!(g.shared.workers[0].counters.taken_over.get(), counted);
+    for w in [owner, other] {
+        assert_eq!(w.pool().available() as u32, w.pool().frames());
+    }
+}
+
+#[test]
+fn what_was_said_of_a_connection_that_has_gone_is_of_no_use() {
+    let mut g = Gateway::new(2, policy(), fib());
+    let replies = |g: &mut Gateway, port, number| {
+        inject(&mut g.workers[1], WAN, &answer(port, number, 4));
+        g.workers[1].turn();
+        g.workers[0].turn();
+        answers(&mut g.workers[0])
+    };
+    for round in 0..3 {
+        // Others take the slots that the ones before had.
+        let ports = if round % 2 == 0 { [4000, 4001, 4002] } else { [4002, 4003, 4000] };
+        for port in ports {
+            assert_eq!(g.packet_at(0, LAN, &query(port)).len(), 1);
+        }
+        for number in 1..4 {
+            for port in ports {
+                assert_eq!(replies(&mut g, port, number), [(port, number)]);
+            }
+        }
+        g.delete(Filter::default());
+        for port in ports {
+            assert_eq!(replies(&mut g, port, 9), []);
+        }
+    }
 }
 
 #[test]
@@ -77,7 +198,7 @@ fn a_burst_of_own_and_others_packets() {
     }
     let [even, odd] = &mut g.workers[..] else { unreachable!("there are two") };
     for number in 0..40 {
-        inject(odd, WAN, &answer(4000 + number as u16 % 8, number));
+        inject(odd, WAN, &answer(4000 + number as u16 % 8, number, 4));
     }
     odd.turn();
     even.turn();
@@ -98,19 +219,23 @@ fn two_threads_hand_each_other_everything() {
             assert_eq!(g.packet_at(w, LAN, &query(*port)).len(), 1);
         }
     }
-    let arrived = AtomicU32::new(0);
+    // By the worker they arrive at.
+    let arrived = [const { AtomicU32::new(0) }; 2];
+    let all = || arrived.iter().map(|a| a.load(Ordering::Relaxed)).sum::<u32>();
     let give_up = Instant::now() + Duration::from_secs(60);
     thread::scope(|s| {
         for (i, w) in g.workers.iter_mut().enumerate() {
-            let (own, others, arrived) = (ports[i], ports[1 - i], &arrived);
+            let (own, others, [arrived, there]) = (ports[i], ports[1 - i], [&arrived[i], &arrived[1 - i]]);
+            let all = &all;
             s.spawn(move || {
                 let (mut next, mut expected) = (0, [0, 0]);
-                while arrived.load(Ordering::Relaxed) < 2 * ANSWERS {
-                    assert!(Instant::now() < give_up, "{} answers have arrived", arrived.load(Ordering::Relaxed));
-                    // No more than may be lent: nothing is to be lost.
-                    let room = w.pool().available().saturating_sub(w.pool().frames() as usize * 3 / 4);
-                    for _ in 0..room.min((ANSWERS - next) as usize) {
-                        inject(w, WAN, &answer(others[next as usize % 2], next / 2));
+                while all() < 2 * ANSWERS {
+                    assert!(Instant::now() < give_up, "{} answers have arrived", all());
+                    // No more than have a place, two at most: nothing is to be lost.
+                    let room = w.pool().frames() / 4 - (next - there.load(Ordering::Relaxed));
+                    for _ in 0..room.min(ANSWERS - next) {
+                        let length = LENGTHS[next as usize / 3 % LENGTHS.len()];
+                        inject(w, WAN, &answer(others[next as usize % 2], next / 2, length));
                         next += 1;
                     }
                     if w.turn() == 0 {

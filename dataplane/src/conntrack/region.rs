@@ -96,12 +96,13 @@ pub(crate) fn populate(from: usize, bytes: usize) {
 }
 
 /// Asks the processor to load the cache line at `p` to write it; harmless for any address.
-#[inline]
+#[inline(always)]
 pub(crate) fn prefetch_to_write<T>(p: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch is a hint and never faults.
+    // SAFETY: a prefetch is a hint and never faults; processors that do not know this one take it for a no-op. The
+    // compiler makes one for reading of the intrinsic, unless it is told what processor there will be.
     unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(p.cast());
+        std::arch::asm!("prefetchw [{}]", in(reg) p, options(nostack, preserves_flags, readonly));
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = p;

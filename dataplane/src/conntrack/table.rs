@@ -44,6 +44,18 @@ impl Entry {
         Entry(slot << 1 | d as u32)
     }
 
+    /// As a number: that of [`Entry::NONE`] has all bits set.
+    #[inline]
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// What [`Entry::bits`] was asked of. Any number will do: who looks there compares keys.
+    #[inline]
+    pub fn from_bits(bits: u32) -> Self {
+        Entry(bits)
+    }
+
     /// The slot.
     #[inline]
     pub fn slot(self) -> u32 {

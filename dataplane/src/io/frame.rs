@@ -23,6 +23,8 @@ pub struct FramePool {
     size: u32,
     /// A frame's size is `1 << shift`.
     shift: u32,
+    /// A frame's size less one.
+    mask: u32,
     /// Where a packet written into an empty frame begins, leaving headroom.
     headroom: u16,
     /// Indices of free frames: the first `available` of these.
@@ -53,6 +55,7 @@ impl FramePool {
             base,
             size: frames.checked_mul(frame_size).expect("a region of less than 4 GB"),
             shift: frame_size.trailing_zeros(),
+            mask: frame_size - 1,
             headroom,
             free: (0..frames).rev().collect(),
             available: frames as usize,
@@ -81,12 +84,12 @@ impl FramePool {
 
     /// Size of a frame in bytes.
     pub fn frame_size(&self) -> u32 {
-        1 << self.shift
+        self.mask + 1
     }
 
     /// The largest packet an empty frame can take, in bytes.
     pub fn capacity(&self) -> usize {
-        (1 << self.shift) - usize::from(self.headroom)
+        self.frame_size() as usize - usize::from(self.headroom)
     }
 
     /// The number of a packet's frame.
@@ -98,12 +101,13 @@ impl FramePool {
     /// Where in its frame a packet begins.
     #[inline]
     pub fn offset(&self, f: Frame) -> u16 {
-        (f.at & ((1 << self.shift) - 1)) as u16
+        (f.at & self.mask) as u16
     }
 
     /// How long a packet that begins where this one does can be.
+    #[inline]
     pub fn room(&self, f: Frame) -> usize {
-        (1 << self.shift) - usize::from(self.offset(f))
+        self.frame_size() as usize - usize::from(self.offset(f))
     }
 
     /// Takes an empty frame; `len` is 0.

@@ -113,6 +113,10 @@ pub trait Ip: Address + FibFamily {
     /// The headers of a packet as nearly all are. What [`Ip::parse`] says of it as well, only sooner. Never panics.
     fn parse_plain(frame: &[u8], l3: usize) -> Option<Plain>;
 
+    /// What [`Ip::parse_plain`] has said of a packet before. `packet` is as much of it, from the IP header on, as holds
+    /// that; `l3` is where that lies in a frame.
+    fn accepted(packet: &[u8], l3: usize) -> Plain;
+
     /// Where in the IP header of a packet that was refused for its options the one begins whose length does
     /// not add up: what an ICMP parameter problem points at.
     fn faulty_option(frame: &[u8], h: &Headers<Self>) -> Option<u8>;

@@ -80,6 +80,12 @@ impl Ip for V4 {
         Some(Plain { end, ttl: h[8], proto: h[9] })
     }
 
+    #[inline(always)]
+    fn accepted(packet: &[u8], l3: usize) -> Plain {
+        let h: &Header = view(packet, 0);
+        Plain { end: l3 + usize::from(be16(h, 2)), ttl: h[8], proto: h[9] }
+    }
+
     fn parse(frame: &[u8], l3: usize) -> Result<Headers<V4>, DropReason> {
         let b = frame.get(l3..).and_then(<[u8]>::first_chunk).ok_or(DropReason::Malformed)?;
         let (mut h, total) = parse(b, l3).ok_or(DropReason::Malformed)?;

@@ -1,7 +1,7 @@
 //! IPv6 (RFC 8200).
 
 use super::checksum::{Change, Delta};
-use super::{Address, FragmentInfo, Headers, Ip, Plain, V6, be16, be32, protocol, view_mut};
+use super::{Address, FragmentInfo, Headers, Ip, Plain, V6, be16, be32, protocol, view, view_mut};
 use crate::worker::DropReason;
 
 const HEADER: usize = 40;
@@ -106,6 +106,12 @@ impl Ip for V6 {
             return None;
         }
         Some(Plain { end, ttl: h[7], proto: h[6] })
+    }
+
+    #[inline(always)]
+    fn accepted(packet: &[u8], l3: usize) -> Plain {
+        let h: &Header = view(packet, 0);
+        Plain { end: l3 + HEADER + usize::from(be16(h, 4)), ttl: h[7], proto: h[6] }
     }
 
     fn parse(frame: &[u8], l3: usize) -> Result<Headers<V6>, DropReason> {

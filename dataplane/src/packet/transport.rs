@@ -20,7 +20,7 @@ impl Ports {
 
     /// As most transport headers begin; panics when `b` is too short.
     #[inline]
-    fn read(b: &[u8]) -> Self {
+    pub fn read(b: &[u8]) -> Self {
         Ports(be32(b, 0))
     }
 

@@ -4,7 +4,6 @@ use super::core::Core;
 use super::exit::check_addresses;
 use super::express;
 use super::family::{Families, Family, Kind, Member, Packet};
-use super::handoff::Lent;
 use super::options;
 use super::path;
 use super::reason::{DropReason, HandoffReason};
@@ -65,35 +64,6 @@ pub(super) fn received_tagged<P: Port>(w: &mut Core<P>, families: &mut Families,
 pub(super) fn one<P: Port>(w: &mut Core<P>, families: &mut Families, f: Frame, interface: InterfaceId, handed: Handed) {
     let own = own_address(w, interface);
     parse(w, families, f, interface, own, handed);
-}
-
-/// Stage one for a copy of a frame that another worker has lent. It is the frame itself that is read: the copy takes
-/// a while to arrive in the cache.
-#[inline(always)]
-pub(super) fn lent<P: Port>(w: &mut Core<P>, families: &mut Families, f: Frame, frame: &[u8], lent: &Lent) {
-    // The interface may have gone meanwhile.
-    let known = lent.hash != 0
-        && usize::from(lent.interface) < w.snapshot.fib.interfaces.len()
-        && match frame.get(12..14) {
-            Some(&[8, 0]) => known(&mut families.v4, f, frame, lent),
-            Some(&[0x86, 0xdd]) => known(&mut families.v6, f, frame, lent),
-            _ => false,
-        };
-    if !known {
-        one(w, families, f, lent.interface, lent.handed);
-    }
-}
-
-/// Lets a packet join whose checksums and hash are known. False, and nothing done, when it is not a plain one.
-#[inline(always)]
-fn known<A: Member>(t: &mut Family<A>, f: Frame, frame: &[u8], lent: &Lent) -> bool {
-    let Some(plain) = A::parse_plain(frame, ETHERNET) else { return false };
-    let headers = plain.headers(frame, ETHERNET);
-    let transport = transport::classify(frame, &headers);
-    t.table.prefetch(lent.hash);
-    let packet = Packet::new(f, lent.interface, headers, transport);
-    join(t, Packet { handed: lent.handed, hash: lent.hash, ..packet });
-    true
 }
 
 /// The Ethernet address that frames to an interface have as their destination, in the upper six bytes. The
@@ -190,7 +160,7 @@ fn unusual<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, f: Frame, int
 
 /// Drops a frame before it joins a burst.
 #[cold]
-fn refuse<P: Port>(w: &mut Core<P>, f: Frame, interface: InterfaceId, why: DropReason) {
+pub(super) fn refuse<P: Port>(w: &mut Core<P>, f: Frame, interface: InterfaceId, why: DropReason) {
     if w.is_dry() {
         return w.note_drop(why);
     }
@@ -239,7 +209,7 @@ fn is_own<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>)
     // One that is traced tells of it on its way.
     if p.handed != Handed::ToOwner
         && w.tracers.is_empty()
-        && let Some(owner) = w.shared.directory.lookup(p.hash).filter(|o| *o != w.id)
+        && let Some(owner) = w.shared.directory.find(p.hash).filter(|(o, _)| *o != w.id)
     {
         w.hand_off(p, owner, HandoffReason::Connection);
         return false;
@@ -269,8 +239,7 @@ fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
         return;
     }
     let mut burst = std::mem::take(&mut t.burst);
-    t.slab.begin_burst();
-    t.guesses.clear();
+    t.begin_burst();
     let several = w.shared.workers.len() > 1;
     let mut strangers = false;
     for p in &mut burst {

@@ -114,6 +114,12 @@ impl<P: Port> Core<P> {
         &self.shared.workers[usize::from(self.id)].counters
     }
 
+    /// Whether nobody wants to know what becomes of packets and connections.
+    #[inline]
+    pub(super) fn is_unheard(&self) -> bool {
+        self.tracers.is_empty() && self.listeners.is_empty()
+    }
+
     /// What this worker counts for a rule of the policy.
     pub(super) fn tally(&self, by: Translator) -> Option<&Tally> {
         self.snapshot.tallies.of(self.id, by.list, usize::from(by.rule))

@@ -5,21 +5,29 @@
 //! the same connection, or giving out the same translated tuple, at the same time. Two different tuples
 //! with equal fingerprints (56 bits and more) look like one: the later connection then chooses another
 //! port, or fails; it never reaches a wrong owner's translation, who compares whole tuples.
+//!
+//! Beside an owner stands where in its slab the connection is, as a hint that travels with the packets that are handed
+//! over. The owner writes it there once such a packet has come without, or with a wrong one.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::conntrack::Entry;
 use crate::conntrack::region::{Region, prefetch};
 
-const SLOTS: usize = 7;
+const SLOTS: usize = 5;
 
-/// Seven entries, and how many more found the bucket full and live in the following ones.
+/// Five entries with their hints, and how many more found the bucket full and live in the following ones.
 #[derive(Debug)]
 #[repr(C, align(64))]
 struct Bucket {
     entries: [AtomicU64; SLOTS],
-    passed: AtomicU64,
+    /// [`Entry`], inverted, so that zeros say that there is none.
+    hints: [AtomicU32; SLOTS],
+    passed: AtomicU32,
 }
+
+const _: () = assert!(size_of::<Bucket>() == 64);
 
 /// Who owns which tuple.
 #[derive(Debug)]
@@ -29,13 +37,48 @@ pub struct Directory {
     mask: u64,
 }
 
-/// The upper 48 bits of the hash, and the owner's number plus one; 0 is an empty entry.
-fn entry(hash: u64, owner: u16) -> u64 {
-    (hash & !0xffff) | (u64::from(owner) + 1)
+/// The upper bits of a hash, of which the first is always set: never those of an empty entry, which is 0.
+#[inline]
+fn fingerprint(hash: u64) -> u64 {
+    (hash | 1 << 63) >> 16
 }
 
+/// The fingerprint, and the owner's number.
+#[inline]
+fn entry(hash: u64, owner: u16) -> u64 {
+    fingerprint(hash) << 16 | u64::from(owner)
+}
+
+#[inline]
 fn owner(e: u64) -> u16 {
-    (e as u16) - 1
+    e as u16
+}
+
+impl Bucket {
+    /// The owner that the entry of this fingerprint says, if there is one, and the hint beside it.
+    // All are looked at: which of them it is nobody can predict.
+    #[inline(always)]
+    fn find(&self, fingerprint: u64) -> Option<(u16, Entry)> {
+        let mut found = 0;
+        for (i, e) in self.entries.iter().enumerate() {
+            // 1 where the two are the same, as both are less than half of what there are numbers.
+            let same = ((e.load(Ordering::Relaxed) >> 16) ^ fingerprint).wrapping_sub(1) >> 63;
+            found |= same as usize * i;
+        }
+        let found = found.min(SLOTS - 1);
+        // Read again, as it may change at any time.
+        let e = self.entries[found].load(Ordering::Relaxed);
+        (e >> 16 == fingerprint).then(|| (owner(e), self.hint(found)))
+    }
+
+    #[inline(always)]
+    fn hint(&self, i: usize) -> Entry {
+        Entry::from_bits(!self.hints[i].load(Ordering::Relaxed))
+    }
+
+    fn set_hint(&self, i: usize, e: Entry) {
+        self.hints[i].store(!e.bits(), Ordering::Relaxed);
+    }
 }
 
 impl Directory {
@@ -83,25 +126,35 @@ impl Directory {
     /// The worker that owns this tuple.
     #[inline]
     pub fn lookup(&self, hash: u64) -> Option<u16> {
-        self.find(self.buckets.as_ref()?, hash)
+        self.find(hash).map(|(owner, _)| owner)
     }
 
-    #[inline(never)]
-    fn find(&self, region: &Region<Bucket>, hash: u64) -> Option<u16> {
-        let buckets = region.as_slice();
-        let mut at = self.home(hash);
-        loop {
-            let b = &buckets[at as usize];
-            for e in &b.entries {
-                let e = e.load(Ordering::Relaxed);
-                if (e ^ hash) >> 16 == 0 && e != 0 {
-                    return Some(owner(e));
-                }
+    /// The worker that owns this tuple, and where in its slab the connection may be.
+    #[inline(always)]
+    pub fn find(&self, hash: u64) -> Option<(u16, Entry)> {
+        let buckets = self.buckets.as_ref()?.as_slice();
+        let home = &buckets[self.home(hash) as usize];
+        let found = home.find(fingerprint(hash));
+        if found.is_none() && home.passed.load(Ordering::SeqCst) > 0 {
+            return self.find_later(buckets, hash);
+        }
+        found
+    }
+
+    #[cold]
+    fn find_later(&self, buckets: &[Bucket], hash: u64) -> Option<(u16, Entry)> {
+        self.walk(buckets, hash).find_map(|b| b.find(fingerprint(hash)))
+    }
+
+    /// Notes where in its slab `me` has the connection of a tuple that it owns.
+    #[cold]
+    pub fn note(&self, hash: u64, me: u16, at: Entry) {
+        if let Some(region) = &self.buckets {
+            let own = entry(hash, me);
+            let place = |b: &Bucket| b.entries.iter().position(|e| e.load(Ordering::Relaxed) == own);
+            if let Some((b, i)) = self.walk(region.as_slice(), hash).find_map(|b| Some((b, place(b)?))) {
+                b.set_hint(i, at);
             }
-            if b.passed.load(Ordering::SeqCst) == 0 {
-                return None;
-            }
-            at = (at + 1) & self.mask;
         }
     }
 
@@ -141,7 +194,7 @@ impl Directory {
         // here, or at least the later one sees the earlier; whoever sees another gives way.
         let rival = self.walk(buckets, hash).flat_map(|b| &b.entries).find_map(|e| {
             let v = e.load(Ordering::SeqCst);
-            (v != 0 && (v ^ hash) >> 16 == 0 && !std::ptr::eq(e, mine)).then(|| owner(v))
+            (v >> 16 == fingerprint(hash) && !std::ptr::eq(e, mine)).then(|| owner(v))
         });
         match rival {
             None => Ok(()),
@@ -168,8 +221,9 @@ impl Directory {
         let mut passed = 0;
         loop {
             let b = &buckets[at as usize];
-            if let Some(e) = b.entries.iter().find(|e| e.load(Ordering::Relaxed) == value) {
-                e.store(0, Ordering::SeqCst);
+            if let Some(i) = b.entries.iter().position(|e| e.load(Ordering::Relaxed) == value) {
+                b.set_hint(i, Entry::NONE);
+                b.entries[i].store(0, Ordering::SeqCst);
                 let home = self.home(hash);
                 for i in 0..passed {
                     buckets[((home + i) & self.mask) as usize].passed.fetch_sub(1, Ordering::SeqCst);
@@ -201,17 +255,27 @@ mod tests {
             let mut model: HashMap<u64, u16> = HashMap::new();
             // Few home buckets, so that entries overflow.
             let hash = |n: u64| (n << 20) | (n % 3);
-            for (claim, n, who) in ops {
-                if claim {
+            let mut hints: HashMap<u64, Entry> = HashMap::new();
+            for (i, (claim, n, who)) in (0..).zip(ops) {
+                if i % 3 == 0 {
+                    // Only the owner's counts.
+                    d.note(hash(n), who, Entry::from_bits(i));
+                    if model.get(&n) == Some(&who) {
+                        hints.insert(n, Entry::from_bits(i));
+                    }
+                } else if claim {
                     let want = model.get(&n).copied();
                     prop_assert_eq!(d.claim(hash(n), who), want.map_or(Ok(()), Err));
                     model.entry(n).or_insert(who);
                 } else if model.get(&n) == Some(&who) {
                     d.release(hash(n), who);
                     model.remove(&n);
+                    hints.remove(&n);
                 }
                 for p in 0..50 {
                     prop_assert_eq!(d.lookup(hash(p)), model.get(&p).copied());
+                    let hint = *hints.get(&p).unwrap_or(&Entry::NONE);
+                    prop_assert_eq!(d.find(hash(p)), model.get(&p).map(|owner| (*owner, hint)));
                 }
             }
         }

@@ -9,7 +9,7 @@ use super::core::Core;
 use super::emit;
 use super::family::{Family, Kind, Member, Packet};
 use super::path::rewrite;
-use super::track::{datagram, plain_segment};
+use super::track::{self, plain_segment};
 use crate::conntrack::Status;
 use crate::io::{Frame, Port};
 use crate::packet::{ETHERNET, Headers, protocol};
@@ -27,16 +27,23 @@ pub(super) fn forward<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
     if p.kind != Kind::Plain {
         return false;
     }
-    if p.headers.proto == protocol::UDP { short::<{ protocol::UDP }, P, A>(w, t, p) } else { segment(w, t, p) }
+    if p.headers.proto == protocol::UDP { datagram(w, t, p) } else { segment(w, t, p) }
 }
 
+/// [`forward`] for a packet of UDP, of [`Kind::Plain`].
+#[inline(always)]
+pub(super) fn datagram<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>) -> bool {
+    short::<{ protocol::UDP }, P, A>(w, t, p)
+}
+
+/// The same of TCP.
 // Not inlined: the packets of UDP need the registers.
 #[inline(never)]
-fn segment<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>) -> bool {
+pub(super) fn segment<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>) -> bool {
     short::<{ protocol::TCP }, P, A>(w, t, p)
 }
 
-/// [`forward`] for a packet of UDP or TCP.
+/// [`forward`] for a packet of one of them.
 #[inline(always)]
 fn short<const PROTO: u8, P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>) -> bool {
     // Where everything is, the compiler knows.
@@ -55,7 +62,7 @@ fn short<const PROTO: u8, P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>
         return false;
     }
     let deadline = if PROTO == protocol::UDP {
-        datagram(w, &mut c, d)
+        track::datagram(w, &mut c, d)
     } else if let Some(deadline) = plain_segment(w, &mut c, h, frame, d) {
         deadline
     } else {

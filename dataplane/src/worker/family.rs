@@ -204,6 +204,13 @@ impl<A: Member> Family<A> {
         })
     }
 
+    /// Packets come next whose connections have been looked for since.
+    #[inline]
+    pub(super) fn begin_burst(&mut self) {
+        self.slab.begin_burst();
+        self.guesses.clear();
+    }
+
     /// Where an address is.
     #[inline]
     pub(super) fn way<P: Port>(&mut self, w: &Core<P>, a: A) -> Way<A> {

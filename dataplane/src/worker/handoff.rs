@@ -1,73 +1,65 @@
-//! Frames that a worker lends to the owner of their connection, who copies them.
+//! Frames that a worker hands to the owner of their connection.
 //!
 //! Between each two workers there is a queue each way. What a burst has for another worker is published, and the
-//! other woken, once; the places of the queue that the other has done with tell the lender which of its frames have
-//! come back.
+//! other woken, once. Frames are copied into the queue, or lent; the places of the queue that the other has done with
+//! tell the lender which of its frames have come back.
 
+use std::collections::VecDeque;
 use std::sync::Mutex;
 
-use arrayvec::ArrayVec;
-
-use super::burst;
 use super::core::Core;
-use super::family::{Families, Packet};
+use super::family::{self, Packet};
+use super::place::{self, BODY, Kind, LONGEST, Place, places};
 use super::reason::{DropReason, HandoffReason};
 use super::ring::{Giver, Taker, ring};
-use super::shared::Handed;
-use crate::conntrack::region::prefetch;
-use crate::io::{BURST, Frame, Port};
+use crate::conntrack::Entry;
+use crate::io::{Frame, Port};
+use crate::packet::{ETHERNET, Ip, view};
 use crate::policy::InterfaceId;
 
-/// Frames that may be on their way to one worker, about, and the bounds of that for each other worker.
+/// Places in the queue to one worker, about, and the bounds of that for each other worker.
 const WAITING: u32 = 8192;
 const LEAST: u32 = 256;
 const MOST: u32 = 4096;
-/// A lent frame is loaded while as many others before it are copied: it comes from another core's cache.
-const AHEAD: usize = 12;
-/// Bursts of one other worker's frames that are taken over in a turn. They have cost work already, so they go before
-/// what waits at the ports, a burst of each: the queues stay short, and what is too much is lost at the ports.
-const BURSTS: usize = 4;
 
-/// A frame lent to the owner of its connection.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Lent {
-    /// Its first byte.
-    data: *const u8,
-    /// The hash of its flow, when its headers and checksums are known to be right; else 0.
-    pub(super) hash: u64,
-    /// Its index in the lender's pool.
-    index: u32,
-    /// Its length in bytes.
-    len: u16,
-    /// The interface it came in on.
-    pub(super) interface: InterfaceId,
-    /// What it was handed over for.
-    pub(super) handed: Handed,
+/// The end of a queue where frames are given.
+#[derive(Debug)]
+struct Giving {
+    places: Giver<Place>,
+    /// The numbers of places that hold lent frames, with their indices in the pool, in order.
+    lent: VecDeque<(u32, u32)>,
 }
-
-// SAFETY: the pointer is only read, and the lender does not touch the frame until it comes back.
-unsafe impl Send for Lent {}
-
-const _: () = assert!(size_of::<Lent>() == 32);
 
 /// One worker's ends of the queues, by the other worker's number.
 #[derive(Debug)]
 pub(super) struct Ends {
-    to: Vec<Giver<Lent>>,
-    from: Vec<Taker<Lent>>,
-    /// Frames that were lent since the last [`Core::publish_handed`], by [`HandoffReason`].
+    to: Vec<Giving>,
+    pub(super) from: Vec<Taker<Place>>,
+    /// Frames that were handed over since the last [`Core::publish_handed`], by [`HandoffReason`].
     fresh: [u32; HandoffReason::COUNT],
+}
+
+impl Giving {
+    /// Lends a frame. False, and nothing done, when there is no place.
+    fn lend(&mut self, place: Place, data: *const u8, index: u32) -> bool {
+        let room = self.places.room() > 0;
+        if room {
+            self.lent.push_back((self.places.next(), index));
+            self.places.put(|| place.with_address(data));
+        }
+        room
+    }
 }
 
 impl Ends {
     /// Frames that are lent at the moment.
-    pub(super) fn lent(&self) -> u32 {
-        self.to.iter().map(Giver::out).sum()
+    pub(super) fn lent(&self) -> usize {
+        self.to.iter().map(|to| to.lent.len()).sum()
     }
 
-    /// Whether nothing waits here: neither frames of others, nor own ones that have come back.
+    /// Whether nothing waits here: neither frames of others, nor places of own ones that have come back.
     pub(super) fn is_quiet(&self) -> bool {
-        self.from.iter().all(Taker::is_empty) && !self.to.iter().any(Giver::has_back)
+        self.from.iter().all(Taker::is_empty) && !self.to.iter().any(|to| to.places.has_back())
     }
 }
 
@@ -79,13 +71,14 @@ impl Queues {
     /// Queues between `workers` workers with so many frames each.
     pub(super) fn new(workers: usize, frames: u32) -> Self {
         // A worker that others wait for in vain must not get all of their frames.
-        let places = (WAITING / (workers as u32).max(1)).clamp(LEAST, MOST).min(frames / 2);
+        let number = (WAITING / (workers as u32).max(1)).clamp(LEAST, MOST).min(frames / 2);
         let end = || Ends { to: Vec::new(), from: Vec::new(), fresh: [0; HandoffReason::COUNT] };
         let mut ends: Vec<Ends> = (0..workers).map(|_| end()).collect();
         for giver in 0..workers {
             for taker in 0..workers {
-                let (to, from) = ring(places);
-                ends[giver].to.push(to);
+                let (places, from) = ring(number);
+                let lent = VecDeque::with_capacity(places.room() as usize);
+                ends[giver].to.push(Giving { places, lent });
                 ends[taker].from.push(from);
             }
         }
@@ -100,29 +93,78 @@ impl Queues {
 }
 
 impl<P: Port> Core<P> {
-    /// Lends a packet's frame to another worker.
+    /// Hands a packet to another worker, who may have its connection at an entry.
     #[inline(always)]
-    pub(super) fn hand_off<A>(&mut self, p: &Packet<A>, owner: u16, why: HandoffReason) {
-        self.lend(p.interface, p.frame, p.hash, owner, why);
+    pub(super) fn hand_off<A: Ip>(&mut self, p: &Packet<A>, (owner, entry): (u16, Entry), why: HandoffReason) {
+        let (f, h) = (p.frame, &p.headers);
+        if p.kind != family::Kind::Plain {
+            return self.lend(p.interface, f, owner, why);
+        }
+        let n = places(f.len);
+        if n > place::MOST || self.pool.room(f) < LONGEST {
+            return self.lend_known(p, entry, owner, why);
+        }
+        // What follows the packet in its frame may come along; it goes no further.
+        let b: &[u8; LONGEST] = view(self.pool.bytes(Frame { len: LONGEST as u16, ..f }), 0);
+        let part = |at: usize| Place {
+            entry,
+            interface: p.interface,
+            len: f.len,
+            sender: *view(b, 6),
+            kind: Kind::known::<A>(true),
+            proto: h.proto,
+            body: *view(b, at),
+        };
+        let to = &mut self.ends.to[usize::from(owner)].places;
+        let put = if n == 1 {
+            to.put(|| part(ETHERNET))
+        } else {
+            to.room() > 1 && to.put(|| part(ETHERNET)) && to.put(|| part(ETHERNET + BODY))
+        };
+        if !put {
+            return self.discard(f, DropReason::HandoffFull);
+        }
+        self.ends.fresh[why as usize] += 1;
+        self.pool.give(f);
     }
 
-    /// Lends a frame to another worker; `hash` is 0 unless that of a flow, whose headers and checksums are right.
-    #[inline(always)]
-    pub(super) fn lend(&mut self, interface: InterfaceId, f: Frame, hash: u64, owner: u16, why: HandoffReason) {
-        let handed = match why {
-            HandoffReason::Fragment => Handed::ToCollect,
-            HandoffReason::Connection | HandoffReason::IcmpError => Handed::ToOwner,
+    /// Lends the frame of a packet that is known to be right.
+    #[inline(never)]
+    fn lend_known<A: Ip>(&mut self, p: &Packet<A>, entry: Entry, owner: u16, why: HandoffReason) {
+        let place = Place {
+            entry,
+            interface: p.interface,
+            len: p.frame.len,
+            sender: *view(self.pool.bytes(p.frame), 6),
+            kind: Kind::known::<A>(false),
+            proto: p.headers.proto,
+            body: [0; BODY],
         };
-        let index = self.pool.index(f);
-        let lent = Lent { data: self.pool.address(f), hash, index, len: f.len, interface, handed };
-        if self.ends.to[usize::from(owner)].put(lent) {
+        self.give(p.frame, place, owner, why);
+    }
+
+    /// Lends a frame to another worker, who finds out itself what it is.
+    #[cold]
+    pub(super) fn lend(&mut self, interface: InterfaceId, f: Frame, owner: u16, why: HandoffReason) {
+        let kind = match why {
+            HandoffReason::Fragment => Kind::LentToCollect,
+            HandoffReason::Connection | HandoffReason::IcmpError => Kind::Lent,
+        };
+        let place =
+            Place { entry: Entry::NONE, interface, len: f.len, sender: [0; 6], kind, proto: 0, body: [0; BODY] };
+        self.give(f, place, owner, why);
+    }
+
+    fn give(&mut self, f: Frame, place: Place, owner: u16, why: HandoffReason) {
+        let (data, index) = (self.pool.address(f), self.pool.index(f));
+        if self.ends.to[usize::from(owner)].lend(place, data, index) {
             self.ends.fresh[why as usize] += 1;
         } else {
             self.discard(f, DropReason::HandoffFull);
         }
     }
 
-    /// Lets the other workers see what has been lent to them, and wakes those that sleep.
+    /// Lets the other workers see what has been handed to them, and wakes those that sleep.
     pub(super) fn publish_handed(&mut self) {
         let fresh = std::mem::take(&mut self.ends.fresh);
         if fresh != [0; HandoffReason::COUNT] {
@@ -130,74 +172,23 @@ impl<P: Port> Core<P> {
                 c.add(u64::from(*n));
             }
             for (owner, to) in self.ends.to.iter_mut().enumerate() {
-                if to.publish() {
+                if to.places.publish() {
                     self.shared.wake(owner);
                 }
             }
         }
     }
 
-    /// Takes back the frames that other workers have done with.
+    /// Takes back the places, and lent frames, that other workers have done with.
     pub(super) fn take_back(&mut self) {
-        for to in self.ends.to.iter_mut().filter(|to| to.out() > 0) {
-            to.take_back().for_each(|lent| self.pool.give_index(lent.index));
-        }
-    }
-
-    /// A copy of a lent frame in one of its own.
-    #[inline]
-    fn copy(&mut self, bytes: &[u8]) -> Option<Frame> {
-        let empty = self.pool.take()?;
-        if bytes.len() > self.pool.capacity() {
-            self.pool.give(empty);
-            return None;
-        }
-        let f = Frame { len: bytes.len() as u16, ..empty };
-        self.pool.bytes_mut(f).copy_from_slice(bytes);
-        Some(f)
-    }
-}
-
-/// Takes frames that other workers have handed over all the way. Returns how many they were.
-pub(super) fn take_over<P: Port>(w: &mut Core<P>, families: &mut Families) -> usize {
-    let mut all = 0;
-    for from in 0..w.ends.from.len() {
-        for _ in 0..BURSTS {
-            if w.ends.from[from].is_empty() {
-                break;
+        for Giving { places, lent } in self.ends.to.iter_mut().filter(|to| to.places.out() > 0) {
+            let first = places.take_back();
+            while let Some((number, index)) = lent.front()
+                && (number.wrapping_sub(first) as i32) < 0
+            {
+                self.pool.give_index(*index);
+                lent.pop_front();
             }
-            all += burst_of(w, families, from);
         }
     }
-    all
-}
-
-fn burst_of<P: Port>(w: &mut Core<P>, families: &mut Families, from: usize) -> usize {
-    let mut all = ArrayVec::<Lent, BURST>::new();
-    for part in w.ends.from[from].ready(BURST as u32) {
-        all.extend(part.iter().copied());
-    }
-    for lent in all.iter().take(AHEAD) {
-        prefetch(lent.data);
-    }
-    let mut copied = 0;
-    for (i, lent) in all.iter().enumerate() {
-        if let Some(later) = all.get(i + AHEAD) {
-            prefetch(later.data);
-        }
-        // SAFETY: the lender keeps the frame untouched and mapped until the queue's place comes back to it, which
-        // is after this loop, and `len` bytes of it are a packet in its pool.
-        let bytes = unsafe { std::slice::from_raw_parts(lent.data, usize::from(lent.len)) };
-        match w.copy(bytes) {
-            Some(f) => {
-                copied += 1;
-                burst::lent(w, families, f, bytes, lent);
-            }
-            None => w.counters().drop(DropReason::NoFrame),
-        }
-    }
-    w.ends.from[from].done(all.len() as u32);
-    w.counters().taken_over.add(copied);
-    burst::forward(w, families);
-    all.len()
 }

@@ -30,7 +30,7 @@ pub(super) fn fragment<P: Port, A: Member>(
         let meet = Fragments::hash(&p.headers, &info, &w.keys) % workers;
         if meet as u16 != w.id {
             decided(w, t, p, Fate::HandOff(meet as u16));
-            w.hand_off(p, meet as u16, HandoffReason::Fragment);
+            w.lend(p.interface, p.frame, meet as u16, HandoffReason::Fragment);
             return Ok(Fate::Collected);
         }
     }
@@ -135,7 +135,7 @@ fn datagram<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &mut Pack
                 }
                 host::deliver(w, &Packet { interface: piece.interface, ..part });
             }
-            Fate::HandOff(owner) => w.lend(piece.interface, piece.frame, 0, owner, handoff(p)),
+            Fate::HandOff(owner) => w.lend(piece.interface, piece.frame, owner, handoff(p)),
             Fate::Collected => {}
             Fate::Drop(why) => w.discard(piece.frame, why),
         }

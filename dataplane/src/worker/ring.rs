@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam::utils::CachePadded;
 
+use crate::conntrack::region::{prefetch, prefetch_to_write};
+
 /// What the two ends share. Numbers count values since the beginning and wrap; a value's place is its number, modulo
 /// the size.
 #[derive(Debug)]
@@ -26,15 +28,20 @@ struct Ring<T> {
 // SAFETY: a place is written by the giver alone, and only while it holds no value between `back` and `next`; the taker
 // reads it only after it has seen, with acquire ordering, that a value in it was published. That the giver writes a
 // place again after the taker's last look at it follows from `done`, which the giver has read with acquire ordering
-// before `back` gets there. So no place is ever written while somebody else may look at it. Values are `Copy`: they
-// are read by both and dropped by neither.
+// before `back` gets there. So no place is ever written while somebody else may look at it. Values are `Copy`: nobody
+// drops them.
 unsafe impl<T: Copy + Send> Sync for Ring<T> {}
 
 impl<T> Ring<T> {
+    #[inline(always)]
     fn place(&self, number: u32) -> *mut MaybeUninit<T> {
-        self.places[number as usize & (self.places.len() - 1)].get()
+        // SAFETY: the number of places is a power of two, so the index is less than that.
+        unsafe { self.places.get_unchecked(number as usize & (self.places.len() - 1)).get() }
     }
 }
+
+/// A place that is put into next is loaded while so many before it are written: the other end has read it last.
+const AHEAD: u32 = 8;
 
 /// The end where values are put.
 #[derive(Debug)]
@@ -76,15 +83,29 @@ impl<T: Copy> Giver<T> {
         self.next.wrapping_sub(self.back)
     }
 
-    /// Puts a value. False, and nothing done, when there is no place left.
+    /// How many values there is a place for.
     #[inline]
-    pub(super) fn put(&mut self, value: T) -> bool {
-        if self.out() as usize == self.ring.places.len() {
+    pub(super) fn room(&self) -> u32 {
+        self.ring.places.len() as u32 - self.out()
+    }
+
+    /// The number that the next value gets.
+    #[inline]
+    pub(super) fn next(&self) -> u32 {
+        self.next
+    }
+
+    /// Puts a value. False, and nothing done, when there is no place left.
+    // What the value is made of is written to the place at once.
+    #[inline(always)]
+    pub(super) fn put(&mut self, value: impl FnOnce() -> T) -> bool {
+        if self.room() == 0 {
             return false;
         }
         // SAFETY: the place holds no value that is out, so nobody else looks at it.
-        unsafe { (*self.ring.place(self.next)).write(value) };
+        unsafe { (*self.ring.place(self.next)).write(value()) };
         self.next = self.next.wrapping_add(1);
+        prefetch_to_write(self.ring.place(self.next.wrapping_add(AHEAD)));
         true
     }
 
@@ -104,19 +125,11 @@ impl<T: Copy> Giver<T> {
         self.back != self.ring.done.load(Ordering::Acquire)
     }
 
-    /// The values that the other end has done with since the last call.
+    /// Takes back the places of the values that the other end has done with: all before the number that is returned.
     #[inline]
-    pub(super) fn take_back(&mut self) -> impl Iterator<Item = T> {
-        let done = self.ring.done.load(Ordering::Acquire);
-        std::iter::from_fn(move || {
-            if self.back == done {
-                return None;
-            }
-            // SAFETY: it was written by this end, and is not written again before `back` has passed it.
-            let value = unsafe { (*self.ring.place(self.back)).assume_init() };
-            self.back = self.back.wrapping_add(1);
-            Some(value)
-        })
+    pub(super) fn take_back(&mut self) -> u32 {
+        self.back = self.ring.done.load(Ordering::Acquire);
+        self.back
     }
 }
 
@@ -127,19 +140,28 @@ impl<T: Copy> Taker<T> {
         self.first == self.ring.given.load(Ordering::Acquire)
     }
 
-    /// Up to `max` values that can be read, in two parts where they lie at the end and at the beginning.
+    /// How many values can be read.
     #[inline]
-    pub(super) fn ready(&mut self, max: u32) -> [&[T]; 2] {
+    pub(super) fn ready(&mut self) -> u32 {
         self.known = self.ring.given.load(Ordering::Acquire);
-        let n = self.known.wrapping_sub(self.first).min(max) as usize;
-        let size = self.ring.places.len();
-        let until_end = n.min(size - (self.first as usize & (size - 1)));
-        let part = |from: u32, n: usize| {
-            // SAFETY: `n` places lie one behind the other from there on; their values have been published, and are not
-            // written again before this end has done with them, which takes `&mut self`.
-            unsafe { std::slice::from_raw_parts(self.ring.place(from).cast::<T>(), n) }
-        };
-        [part(self.first, until_end), part(self.first.wrapping_add(until_end as u32), n - until_end)]
+        self.known.wrapping_sub(self.first)
+    }
+
+    /// Value number `i` of those that can be read; panics when there are not as many.
+    #[inline(always)]
+    pub(super) fn get(&self, i: u32) -> &T {
+        assert!(i < self.known.wrapping_sub(self.first));
+        // SAFETY: the value has been published, and is not written again before this end has done with it, which
+        // takes `&mut self`.
+        unsafe { (*self.ring.place(self.first.wrapping_add(i))).assume_init_ref() }
+    }
+
+    /// Loads value number `i`, if it can be read: one that is yet to be written is left to who writes it.
+    #[inline(always)]
+    pub(super) fn load(&self, i: u32) {
+        if i < self.known.wrapping_sub(self.first) {
+            prefetch(self.ring.place(self.first.wrapping_add(i)));
+        }
     }
 
     /// Gives the first `n` values back; panics when there are not as many.
@@ -168,6 +190,9 @@ mod tests {
         }
     }
 
+    /// So that the numbers wrap.
+    const FIRST: u32 = u32::MAX - 30;
+
     #[derive(Debug, Clone, Copy)]
     enum Step {
         Put(u8),
@@ -190,20 +215,21 @@ mod tests {
         #[test]
         fn agrees_with_queues(places in 1u32..20, steps in steps()) {
             let (mut giver, mut taker) = ring(places);
-            // So that the numbers wrap.
-            giver.begin_at(&mut taker, u32::MAX - 30);
+            giver.begin_at(&mut taker, FIRST);
             let size = places.next_power_of_two() as usize;
             let [mut hidden, mut seen, mut done] = [const { VecDeque::<u32>::new() }; 3];
             let mut n = 0;
             for s in steps {
                 match s {
                     Step::Put(k) => for _ in 0..k {
-                        let room = hidden.len() + seen.len() + done.len() < size;
-                        prop_assert_eq!(giver.put(n), room);
+                        prop_assert_eq!(giver.room() as usize, size - hidden.len() - seen.len() - done.len());
+                        prop_assert_eq!(giver.next(), FIRST.wrapping_add(n));
+                        let room = giver.room() > 0;
+                        prop_assert_eq!(giver.put(|| n), room);
                         if room {
                             hidden.push_back(n);
+                            n += 1;
                         }
-                        n += 1;
                     },
                     Step::Publish => {
                         prop_assert_eq!(giver.publish(), !hidden.is_empty());
@@ -211,15 +237,18 @@ mod tests {
                     }
                     Step::Read(max) => {
                         prop_assert_eq!(taker.is_empty(), seen.is_empty());
-                        let read = taker.ready(max.into()).concat();
+                        prop_assert_eq!(taker.ready() as usize, seen.len());
                         let due: Vec<_> = seen.drain(..seen.len().min(max.into())).collect();
+                        let read: Vec<u32> = (0..due.len() as u32).map(|i| *taker.get(i)).collect();
                         prop_assert_eq!(&read, &due);
                         taker.done(read.len() as u32);
                         done.extend(due);
                     }
                     Step::TakeBack => {
                         prop_assert_eq!(giver.has_back(), !done.is_empty());
-                        prop_assert_eq!(giver.take_back().collect::<Vec<_>>(), done.drain(..).collect::<Vec<_>>());
+                        done.clear();
+                        let out = (hidden.len() + seen.len()) as u32;
+                        prop_assert_eq!(giver.take_back(), FIRST.wrapping_add(n - out));
                     }
                 }
                 prop_assert_eq!(giver.out() as usize, hidden.len() + seen.len() + done.len());
@@ -240,24 +269,21 @@ mod tests {
                 while back < VALUES {
                     // Batches of all sizes.
                     for _ in 0..=next % 37 {
-                        next += u64::from(next < VALUES && giver.put([next; 5]));
+                        next += u64::from(next < VALUES && giver.put(|| [next; 5]));
                     }
                     if !giver.publish() {
                         std::thread::yield_now();
                     }
-                    for v in giver.take_back() {
-                        assert_eq!(v, [back; 5]);
-                        back += 1;
-                    }
+                    back = u64::from(giver.take_back());
                 }
                 assert_eq!(giver.out(), 0);
             });
             let mut expected = 0;
             while expected < VALUES {
-                let parts = taker.ready(1 + expected as u32 % 29);
-                let n = (parts[0].len() + parts[1].len()) as u32;
-                for v in parts.into_iter().flatten() {
-                    assert_eq!(*v, [expected; 5]);
+                let n = taker.ready().min(1 + expected as u32 % 29);
+                for i in 0..n {
+                    taker.load(i + 8);
+                    assert_eq!(*taker.get(i), [expected; 5]);
                     expected += 1;
                 }
                 if n == 0 {
@@ -270,10 +296,19 @@ mod tests {
 
     #[test]
     #[should_panic = "assertion failed"]
-    fn what_is_not_published_cannot_be_read_or_given_back() {
+    fn what_is_not_published_cannot_be_read() {
         let (mut giver, mut taker) = ring(4);
-        assert!(giver.put(1));
-        assert_eq!(taker.ready(4), [&[], &[]]);
+        assert!(giver.put(|| 1));
+        assert_eq!(taker.ready(), 0);
+        taker.get(0);
+    }
+
+    #[test]
+    #[should_panic = "assertion failed"]
+    fn what_is_not_published_cannot_be_given_back() {
+        let (mut giver, mut taker) = ring(4);
+        assert!(giver.put(|| 1));
+        assert_eq!(taker.ready(), 0);
         taker.done(1);
     }
 }

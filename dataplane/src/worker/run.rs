@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use super::burst;
 use super::core::Core;
 use super::family::{Families, Family, Member};
-use super::handoff;
 use super::reason::DropReason;
 use super::shared::Shared;
+use super::taken;
 use super::tasks::{self, Tasks};
 use super::unreachable;
 use super::wiring::Inlet;
@@ -115,7 +115,7 @@ impl<P: Port> Worker<P> {
         if self.core.shared.current.generation() != self.core.snapshot.generation {
             self.take_snapshot();
         }
-        let mut frames = handoff::take_over(&mut self.core, &mut self.families);
+        let mut frames = taken::take_over(&mut self.core, &mut self.families);
         // After copies were made in frames that this core has written last.
         self.core.take_back();
         for i in 0..self.core.ports.len() {

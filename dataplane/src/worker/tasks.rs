@@ -206,7 +206,7 @@ pub(super) fn gauges<P: Port>(w: &Core<P>, f: &Families) {
     family_gauge(own, &f.v6);
     c.frames_total.set(u64::from(w.pool.frames()));
     c.frames_free.set(w.pool.available() as u64);
-    c.frames_lent.set(u64::from(w.ends.lent()));
+    c.frames_lent.set(w.ends.lent() as u64);
     let neighbours = f.v4.neighbours.waiting() + f.v6.neighbours.waiting();
     c.frames_waiting.set(neighbours as u64 + u64::from(f.v4.fragments.waiting() + f.v6.fragments.waiting()));
     for (n, port) in w.ports.iter().enumerate() {

@@ -1,0 +1,199 @@
+//! Frames that other workers have handed over: from the queue all the way.
+//!
+//! What the giver has found out is not found out again: it has verified the headers, and the directory has told it where
+//! the connection most likely is. So there is one stage, with the places and the connections of later packets loaded
+//! while those before them are taken all the way.
+
+use super::burst;
+use super::core::Core;
+use super::express;
+use super::family::{Families, Family, Member, Packet};
+use super::path;
+use super::place::{BODY, Kind, LONGEST, Place};
+use super::reason::DropReason;
+use super::ring::Taker;
+use super::trace;
+use crate::conntrack::Entry;
+use crate::conntrack::region::prefetch;
+use crate::io::{BURST, Frame, Port};
+use crate::packet::transport::Ports;
+use crate::packet::{ETHERNET, Headers, Ip, V4, V6, protocol, view_mut};
+
+/// A place is loaded while so many before it are read: another core has written it.
+const PLACES: u32 = 24;
+/// A connection, or a lent frame, is loaded while so many packets before it are taken all the way.
+const LOADED: u32 = 12;
+/// Bursts of one other worker's frames that are taken over in a turn. They have cost work already, so they go before
+/// what waits at the ports, a burst of each: the queues stay short, and what is too much is lost at the ports.
+const BURSTS: usize = 4;
+
+/// Takes frames that other workers have handed over all the way. Returns how many they were.
+pub(super) fn take_over<P: Port>(w: &mut Core<P>, families: &mut Families) -> usize {
+    let mut all = 0;
+    // Meanwhile nobody asks there.
+    let mut queues = std::mem::take(&mut w.ends.from);
+    for from in &mut queues {
+        for _ in 0..BURSTS {
+            let ready = from.ready().min(BURST as u32);
+            if ready == 0 {
+                break;
+            }
+            all += burst_of(w, families, from, ready);
+        }
+    }
+    w.ends.from = queues;
+    all
+}
+
+#[inline(never)]
+fn burst_of<P: Port>(w: &mut Core<P>, families: &mut Families, from: &mut Taker<Place>, ready: u32) -> usize {
+    families.v4.begin_burst();
+    families.v6.begin_burst();
+    for i in 0..PLACES {
+        from.load(i);
+    }
+    for i in 0..ready.min(LOADED) {
+        load(families, from.get(i));
+    }
+    let (mut at, mut frames, mut lost) = (0, 0, 0);
+    while at < ready {
+        let place = from.get(at);
+        let n = place.places() as u32;
+        if at + n > ready {
+            // The rest of it comes with the next burst.
+            break;
+        }
+        from.load(at + PLACES);
+        if at + LOADED < ready {
+            load(families, from.get(at + LOADED));
+        }
+        let rest = (n > 1).then(|| &from.get(at + 1).body);
+        let taken = match place.kind {
+            Kind::V4 => copied::<P, V4>(w, &mut families.v4, place, rest),
+            Kind::V6 => copied::<P, V6>(w, &mut families.v6, place, rest),
+            _ => lent(w, families, place),
+        };
+        if !taken {
+            lost += 1;
+        }
+        at += n;
+        frames += 1;
+    }
+    from.done(at);
+    if lost > 0 {
+        w.counters().drops[DropReason::NoFrame as usize].add(lost);
+    }
+    w.counters().taken_over.add(frames - lost);
+    frames as usize
+}
+
+/// Loads what a packet will need.
+#[inline(always)]
+fn load(families: &Families, place: &Place) {
+    if place.kind >= Kind::LentV4 {
+        prefetch(place.address());
+    }
+    if place.entry != Entry::NONE {
+        match place.kind {
+            Kind::V4 | Kind::LentV4 => families.v4.slab.prefetch(place.entry.slot(), place.is_stateful()),
+            _ => families.v6.slab.prefetch(place.entry.slot(), place.is_stateful()),
+        }
+    }
+}
+
+/// Takes a packet all the way that lies in the queue. False when there is no frame for it.
+#[inline(always)]
+fn copied<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, place: &Place, rest: Option<&[u8; BODY]>) -> bool {
+    let Some(empty) = empty(w, LONGEST) else { return false };
+    let b: &mut [u8; LONGEST] = view_mut(w.pool.bytes_mut(Frame { len: LONGEST as u16, ..empty }), 0);
+    // The two addresses before it are those of the next hop's link, as a rule.
+    *view_mut(b, 12) = A::ETHERTYPE.to_be_bytes();
+    *view_mut(b, ETHERNET) = place.body;
+    if let Some(rest) = rest {
+        *view_mut(b, ETHERNET + BODY) = *rest;
+    }
+    known(w, t, Frame { len: place.len, ..empty }, place, &place.body);
+    true
+}
+
+/// Takes a lent frame all the way. False when there is no frame to copy it to.
+#[inline(never)]
+fn lent<P: Port>(w: &mut Core<P>, families: &mut Families, place: &Place) -> bool {
+    // SAFETY: the lender keeps the frame untouched and mapped until the queue's place comes back to it, which is
+    // after this call, and `len` bytes of it are a packet in its pool.
+    let bytes = unsafe { std::slice::from_raw_parts(place.address(), usize::from(place.len)) };
+    let Some(empty) = empty(w, bytes.len()) else { return false };
+    let f = Frame { len: place.len, ..empty };
+    w.pool.bytes_mut(f).copy_from_slice(bytes);
+    match place.kind {
+        Kind::LentV4 => known(w, &mut families.v4, f, place, &bytes[ETHERNET..]),
+        Kind::LentV6 => known(w, &mut families.v6, f, place, &bytes[ETHERNET..]),
+        kind => {
+            burst::one(w, families, f, place.interface, kind.handed());
+            burst::forward(w, families);
+        }
+    }
+    true
+}
+
+/// An empty frame with room for a packet of a length.
+#[inline(always)]
+fn empty<P: Port>(w: &mut Core<P>, length: usize) -> Option<Frame> {
+    let empty = w.pool.take()?;
+    if length > w.pool.capacity() {
+        w.pool.give(empty);
+        return None;
+    }
+    Some(empty)
+}
+
+/// Takes a packet all the way whose headers and checksums are known to be right. `packet` is its beginning, read from
+/// where it came from: the copy takes a while to arrive in the cache.
+#[inline(always)]
+fn known<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, f: Frame, place: &Place, packet: &[u8]) {
+    // The interface may have gone meanwhile.
+    let simple = usize::from(place.interface) < w.snapshot.fib.interfaces.len() && w.is_unheard();
+    // Each in a function of its own that is given a packet of its own, whose fields need not be in memory.
+    let done = simple
+        && if place.proto == protocol::UDP {
+            express::datagram(w, t, &read(f, place, packet))
+        } else {
+            express::segment(w, t, &read(f, place, packet))
+        };
+    if !done {
+        at_length::<P, A>(w, t, f, place);
+    }
+}
+
+/// The packet that a place is about, and that begins with `packet`.
+#[inline(always)]
+fn read<A: Ip>(f: Frame, place: &Place, packet: &[u8]) -> Packet<A> {
+    let l4 = (ETHERNET + A::HEADER) as u16;
+    let headers = Headers { l3: ETHERNET as u16, l4, ..A::accepted(packet, ETHERNET).headers(packet, 0) };
+    let ports = Ports::read(&packet[A::HEADER..]);
+    let handed = place.kind.handed();
+    Packet { handed, candidate: place.entry, ..Packet::plain(f, place.interface, headers, ports, 0) }
+}
+
+/// Takes a packet the whole way, for which the short one is none, or that has not said rightly where its connection is.
+#[inline(never)]
+fn at_length<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, f: Frame, place: &Place) {
+    let own = w.snapshot.fib.interfaces.get(usize::from(place.interface)).map(|i| i.mac);
+    let b = w.pool.bytes_mut(f);
+    *view_mut(b, 0) = own.unwrap_or_default().0;
+    *view_mut(b, 6) = place.sender;
+    let mut p: Packet<A> = read(f, place, &b[ETHERNET..]);
+    if own.is_none() {
+        return burst::refuse(w, f, place.interface, DropReason::OtherHost);
+    }
+    p.hash = p.headers.hash(p.ports, &w.keys);
+    p.candidate = t.table.candidate(p.hash);
+    if p.candidate != place.entry && p.candidate != Entry::NONE {
+        w.shared.directory.note(p.hash, w.id, p.candidate);
+    }
+    if w.tracers.is_empty() {
+        path::forward(w, t, &mut p);
+    } else {
+        trace::forward(w, t, &mut p);
+    }
+}

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::classifier::{Classifier, Need, Values};
+use super::classifier::{Classifier, Need, Values, Walk};
 use super::{Action, DestinationNat, Facts, Limit, List, Match, Policy, Rule, SourceNat, TrackingRule};
 use crate::route::FibFamily;
 use crate::snapshot::Snapshot;
@@ -65,10 +65,11 @@ impl Policy {
         list: List,
         rules: usize,
         values: &Values<A>,
+        ahead: Option<&Walk<A>>,
         mut ask: impl FnMut(u16, Need) -> bool,
     ) -> Option<u16> {
         match &self.index {
-            Some(index) => index.0[list as usize].find(values, &mut ask),
+            Some(index) => index.0[list as usize].find(values, ahead, &mut ask),
             None => walk(rules, &mut ask),
         }
     }
@@ -85,12 +86,24 @@ impl Snapshot {
     /// change the mark in `facts`.
     #[inline]
     pub fn verdict<A: FibFamily>(&self, facts: &mut Facts<A>, witness: &mut impl Witness<A>) -> (u16, Action) {
+        self.verdict_ahead(facts, None, witness)
+    }
+
+    /// The same where the packet's way through the forward rules may have been walked ahead, in this snapshot.
+    #[inline]
+    pub(crate) fn verdict_ahead<A: FibFamily>(
+        &self,
+        facts: &mut Facts<A>,
+        ahead: Option<&Walk<A>>,
+        witness: &mut impl Witness<A>,
+    ) -> (u16, Action) {
         let (rules, live) = (&self.policy.rules, &self.fib.interfaces);
         let values = Values::of(facts);
         let decided = self.policy.find(
             List::Forward,
             rules.len(),
             &values,
+            ahead,
             #[inline(always)]
             |i, need| {
                 let rule = &rules[usize::from(i)];
@@ -106,6 +119,27 @@ impl Snapshot {
         match decided {
             Some(i) => (i, rules[usize::from(i)].action),
             None => (Policy::DEFAULT, self.policy.default),
+        }
+    }
+
+    /// Whether ways through the forward rules should be walked ahead.
+    #[inline]
+    pub(crate) fn walks_ahead<A: FibFamily>(&self) -> bool {
+        self.policy.index.as_ref().is_some_and(|i| i.0[List::Forward as usize].is_large::<A>())
+    }
+
+    /// Walks packets' ways through the forward rules ahead, and loads what will be needed of the rules that most
+    /// likely decide; `worker` counts for them.
+    pub(crate) fn walk_ahead<A: FibFamily>(&self, walks: &mut [Walk<A>], worker: u16) {
+        let Some(index) = &self.policy.index else { return };
+        index.0[List::Forward as usize].walk(walks);
+        let rules = || walks.iter().filter_map(Walk::likely).map(usize::from);
+        for i in rules() {
+            self.policy.rules[i].prefetch();
+            self.tallies.prefetch_entry(worker, List::Forward, i);
+        }
+        for i in rules() {
+            self.tallies.prefetch(worker, List::Forward, i);
         }
     }
 
@@ -143,6 +177,7 @@ impl Snapshot {
             list,
             rules.len(),
             &Values::of(facts),
+            None,
             #[inline(always)]
             |i, need| matcher(&rules[usize::from(i)]).fits(facts, live, need),
         )?;

@@ -12,6 +12,8 @@ mod succession;
 mod tally;
 
 pub use ask::{Index, Nobody, Witness};
+pub use classifier::Classified;
+pub(crate) use classifier::Walk;
 pub use interface::InterfacePolicy;
 pub use limiter::Limiter;
 pub use matcher::{Facts, Family, IcmpTypes, Match, States, TcpFlags, Zones};

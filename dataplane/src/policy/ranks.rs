@@ -3,10 +3,20 @@
 //! A binary search in a hundred thousand ranges touches seventeen lines, of which a dozen are not in the
 //! cache. This touches five, of which the first three are shared by all look-ups.
 
+use arrayvec::ArrayVec;
+
+use crate::conntrack::region::prefetch;
 use crate::packet::{Address, V4, V6};
 
 /// Keys in a block: 64 bytes of IPv4 addresses.
 const BLOCK: usize = 16;
+/// Blocks below a block that does not hold the keys themselves.
+const CHILDREN: usize = BLOCK + 1;
+/// Levels that all addresses of IPv4 would need.
+const LEVELS: usize = 8;
+
+/// A level of so many bytes stays in the nearest caches.
+const NEAR: usize = 1 << 13;
 
 /// A block of keys in cache lines of its own.
 #[derive(Debug, Clone, Copy)]
@@ -14,20 +24,50 @@ const BLOCK: usize = 16;
 struct Block<K>([K; BLOCK]);
 
 /// What can be looked up.
-pub(super) trait Key: Address {
-    /// How many of the sorted keys are at most `x`.
+pub trait Key: Address {
+    /// As it is held in a block; the order of these need not be that of addresses.
+    #[must_use]
+    fn held(self) -> Self;
+    /// How many of a block's keys, sorted, are at most `x`; both as they are held.
     fn count(block: &[Self; BLOCK], x: Self) -> usize;
 }
 
 impl Key for V4 {
+    /// In the order of signed numbers: those can be compared many at once by every x86-64.
+    #[inline]
+    fn held(self) -> V4 {
+        V4(self.0 ^ 1 << 31)
+    }
+
     #[inline]
     fn count(block: &[V4; BLOCK], x: V4) -> usize {
-        // All are compared at once: there are instructions for that.
-        block.iter().map(|k| u32::from(k.0 <= x.0)).sum::<u32>() as usize
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{
+                _mm_cmpgt_epi32, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_packs_epi32, _mm_set1_epi32,
+            };
+            let numbers = block.map(|k| k.0 as i32);
+            // SAFETY: every x86-64 has SSE2, and four times four numbers are all that are read.
+            let above = unsafe {
+                let (p, x) = (numbers.as_ptr(), _mm_set1_epi32(x.0 as i32));
+                let above = |i: usize| _mm_cmpgt_epi32(_mm_loadu_si128(p.add(4 * i).cast()), x);
+                let (low, high) = (_mm_packs_epi32(above(0), above(1)), _mm_packs_epi32(above(2), above(3)));
+                _mm_movemask_epi8(_mm_packs_epi16(low, high)) as u32
+            };
+            // As they are sorted, those that are not above come first.
+            (above | 1 << BLOCK).trailing_zeros() as usize
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        block.iter().map(|k| usize::from(k.0 as i32 <= x.0 as i32)).sum()
     }
 }
 
 impl Key for V6 {
+    #[inline]
+    fn held(self) -> V6 {
+        self
+    }
+
     #[inline]
     fn count(block: &[V6; BLOCK], x: V6) -> usize {
         let x = x.bits();
@@ -42,11 +82,13 @@ impl Key for V6 {
 /// Sorted, distinct keys.
 #[derive(Debug, Clone)]
 pub(super) struct Ranks<K> {
-    /// From the root, a single block, to the keys themselves. A key of a level stands for a block of the next, and
-    /// is its first key.
+    /// From the root, a single block, to the keys themselves. A block above those has the first key below each of its
+    /// children but the first.
     blocks: Vec<Block<K>>,
     /// Where each level begins.
-    levels: Vec<u32>,
+    levels: ArrayVec<u32, LEVELS>,
+    /// So many of them are small enough to be always near.
+    near: u32,
     highest: K,
     len: usize,
 }
@@ -55,27 +97,28 @@ impl<K: Key> Ranks<K> {
     /// Arranges `keys`, which are sorted and distinct.
     pub(super) fn new(keys: &[K]) -> Self {
         let highest = K::from_number(u128::MAX);
-        let blocks = |keys: &[K]| -> Vec<Block<K>> {
-            let padded = |chunk: &[K]| {
-                let mut block = [highest; BLOCK];
-                block[..chunk.len()].copy_from_slice(chunk);
-                Block(block)
-            };
-            keys.chunks(BLOCK).map(padded).collect()
+        let block = |keys: &[K]| {
+            let mut block = [highest.held(); BLOCK];
+            for (held, key) in block.iter_mut().zip(keys) {
+                *held = key.held();
+            }
+            Block(block)
         };
-        let mut levels = vec![blocks(keys)];
-        while levels.last().is_some_and(|l| l.len() > 1) {
-            let first: Vec<K> = levels.last().into_iter().flatten().map(|b| b.0[0]).collect();
-            levels.push(blocks(&first));
+        let mut levels: Vec<Vec<Block<K>>> = vec![keys.chunks(BLOCK).map(block).collect()];
+        let mut firsts: Vec<K> = keys.chunks(BLOCK).map(|c| c[0]).collect();
+        while firsts.len() > 1 {
+            levels.push(firsts.chunks(CHILDREN).map(|c| block(&c[1..])).collect());
+            firsts = firsts.chunks(CHILDREN).map(|c| c[0]).collect();
         }
         levels.reverse();
+        let near = levels.iter().take_while(|l| l.len() * size_of::<Block<K>>() <= NEAR).count() as u32;
         let starts = levels.iter().scan(0, |at, level| {
             let start = *at;
             *at += level.len() as u32;
             Some(start)
         });
-        let starts: Vec<u32> = if keys.is_empty() { Vec::new() } else { starts.collect() };
-        Ranks { levels: starts, blocks: levels.concat(), highest, len: keys.len() }
+        let starts = if keys.is_empty() { ArrayVec::new() } else { starts.collect() };
+        Ranks { levels: starts, blocks: levels.concat(), near, highest, len: keys.len() }
     }
 
     /// Its size in bytes.
@@ -90,12 +133,46 @@ impl<K: Key> Ranks<K> {
             // As the padding is, which must not be counted.
             return self.len;
         }
-        let mut rank = 0usize;
-        for start in &self.levels {
-            let block = rank.saturating_sub(1);
-            rank = block * BLOCK + K::count(&self.blocks[*start as usize + block].0, x);
+        let Some((last, inner)) = self.levels.split_last() else { return 0 };
+        let x = x.held();
+        let mut block = 0;
+        for start in inner {
+            block = block * CHILDREN + K::count(&self.blocks[*start as usize + block].0, x);
         }
-        rank
+        block * BLOCK + K::count(&self.blocks[*last as usize + block].0, x)
+    }
+
+    /// Some steps of [`Ranks::rank`] from a block on: the rank or, where the next block is not near, that block, with the
+    /// number of its level; it is loaded ahead of use.
+    #[inline(always)]
+    pub(super) fn descend(&self, mut level: u32, mut block: u32, x: K) -> Result<usize, (u32, u32)> {
+        if x == self.highest || self.levels.is_empty() {
+            return Ok(self.rank(x));
+        }
+        let held = x.held();
+        loop {
+            let start = self.levels[level as usize];
+            let count = K::count(&self.blocks[(start + block) as usize].0, held);
+            level += 1;
+            if level as usize == self.levels.len() {
+                return Ok(block as usize * BLOCK + count);
+            }
+            block = block * CHILDREN as u32 + count as u32;
+            if level >= self.near {
+                self.prefetch(level as usize, block as usize);
+                return Err((level, block));
+            }
+        }
+    }
+
+    /// Loads a block ahead of use.
+    #[inline]
+    pub(super) fn prefetch(&self, level: usize, block: usize) {
+        let start = self.levels.get(level).map_or(0, |s| *s as usize);
+        let block = self.blocks.as_ptr().wrapping_add(start + block).cast::<u8>();
+        for line in (0..size_of::<Block<K>>()).step_by(64) {
+            prefetch(block.wrapping_add(line));
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use super::Match;
+use crate::conntrack::region::prefetch;
 
 /// Where something is written in the policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,6 +44,14 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Loads what is needed of a rule that is found to match.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        prefetch(&raw const self.limit);
+        prefetch(&raw const self.log);
+        prefetch(&raw const self.action);
+    }
+
     /// Whether no rule behind this one is asked about what its conditions fit.
     pub fn is_final(&self) -> bool {
         self.action != Action::Continue && self.limit.is_none()

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Policy;
+use crate::conntrack::region::{prefetch, prefetch_to_write};
 use crate::worker::counters::Counter;
 
 /// A list of rules.
@@ -105,6 +106,22 @@ impl Tallies {
         if let Some(t) = self.of(worker, list, rule) {
             t.packets.inc();
             t.bytes.add(bytes);
+        }
+    }
+
+    /// Loads where a worker counts for a rule, for [`Tallies::prefetch`].
+    #[inline]
+    pub(super) fn prefetch_entry(&self, worker: u16, list: List, rule: usize) {
+        if let Some(all) = self.workers.get(usize::from(worker)) {
+            prefetch(all.as_ptr().wrapping_add(self.starts[list as usize] + rule));
+        }
+    }
+
+    /// Loads what a worker counts for a rule.
+    #[inline]
+    pub(super) fn prefetch(&self, worker: u16, list: List, rule: usize) {
+        if let Some(tally) = self.of(worker, list, rule) {
+            prefetch_to_write(tally);
         }
     }
 

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use ahash::RandomState;
 
 use super::Lpm;
-use crate::packet::{Address, V4, V6};
-use crate::policy::InterfaceId;
+use crate::packet::{V4, V6};
+use crate::policy::{Classified, InterfaceId};
 
 /// An Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -100,7 +100,7 @@ pub struct Fib {
 }
 
 /// The parts of a [`Fib`] that exist once per address family.
-pub trait FibFamily: Address {
+pub trait FibFamily: Classified {
     /// The family's routes.
     fn routes(fib: &Fib) -> &Lpm<Self, Target<Self>>;
     /// The family's neighbours.

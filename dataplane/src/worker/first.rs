@@ -12,7 +12,7 @@ use super::family::{Family, Member, Packet, Removal};
 use super::host;
 use super::path::{Decision, Fate, apply, opposite, translate};
 use super::reason::DropReason;
-use super::rules::{admit, count, facts_of};
+use super::rules::{admit_ahead, count, facts_of};
 use super::shared::Handed;
 use super::stateless::{invalid, stateless};
 use super::track;
@@ -45,6 +45,7 @@ pub(super) fn first<P: Port, A: Member>(
     check_addresses(&p.headers)?;
     check_first_source(w, t, p)?;
     let mut facts = facts_of(w, p, &key);
+    t.guesses.arrive(w, p);
     let tracking = w.snapshot.tracking(&facts).map(|(i, rule)| {
         w.note(|| Note::Tracking(i));
         count(w, p, List::Tracking, i);
@@ -253,7 +254,8 @@ fn exit<P: Port, A: Member>(
     };
     let hop = t.neighbours.hop(&w.snapshot.fib, interface, next).ok_or(DropReason::NeighbourQueueFull)?;
     check_exit(w, t.neighbours.get(hop), p)?;
-    let rule = admit(w, p, facts, interface)?;
+    let rule = admit_ahead(w, p, facts, interface, t.guesses.walk(w.snapshot.generation))?;
+    t.guesses.egress = facts.to;
     Ok(Exit { hop, interface, next, rule })
 }
 

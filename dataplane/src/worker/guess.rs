@@ -1,16 +1,26 @@
-//! What the replies of connections that begin in a burst will most likely look like.
+//! What the connections that begin in a burst will most likely look like.
 //!
 //! A connection's second entry goes into a bucket that is known only once its source has been translated, which is
 //! too late to load it ahead. Most sources are translated as the one before and keep their port, though. So the
 //! bucket of that guess is loaded some packets before it is needed, and where the guess was right the hash need
 //! not be computed again.
+//!
+//! Likewise most of them leave by the zone that the one before has left by. Where there are many rules, the ways
+//! through them are walked ahead for several connections together, and hold where the guess was right.
 
-use crate::conntrack::{HashKeys, Key, Table, Tuple};
-use crate::packet::Address;
+use super::core::Core;
+use super::family::Packet;
+use super::rules::describe;
+use crate::conntrack::{CtState, HashKeys, Key, Table, Tuple};
+use crate::packet::{Address, Ip};
+use crate::policy::{Facts, Walk, ZoneId};
 
 /// A bucket is loaded while so many connections before it begin: more at a time than the processor can wait for
 /// would only stand in a queue.
 const AHEAD: usize = 4;
+/// Ways through the rules are walked for so many connections together, and for no fewer than this.
+const GROUP: usize = 16;
+const FEW: usize = 4;
 
 #[derive(Debug, Clone, Copy)]
 struct Guess<A> {
@@ -29,13 +39,26 @@ pub(super) struct Guesses<A> {
     /// The one that is needed next, and the one to guess next.
     at: usize,
     guessed: usize,
+    /// The ways through the rules of the first ones, and the generation of the snapshot that has these rules.
+    walks: Vec<Walk<A>>,
+    generation: u32,
+    /// The zone that the connection that has begun last has left by.
+    pub(super) egress: Option<ZoneId>,
     /// What the source of the connection that has begun last was translated to, if it was.
     pub(super) translated: Option<A>,
 }
 
 impl<A> Default for Guesses<A> {
     fn default() -> Self {
-        Guesses { list: Vec::with_capacity(crate::io::BURST), at: 0, guessed: 0, translated: None }
+        Guesses {
+            list: Vec::with_capacity(crate::io::BURST),
+            at: 0,
+            guessed: 0,
+            walks: Vec::with_capacity(crate::io::BURST),
+            generation: 0,
+            egress: None,
+            translated: None,
+        }
     }
 }
 
@@ -44,6 +67,7 @@ impl<A: Address> Guesses<A> {
     #[inline]
     pub(super) fn clear(&mut self) {
         self.list.clear();
+        self.walks.clear();
         (self.at, self.guessed) = (0, 0);
     }
 
@@ -51,6 +75,52 @@ impl<A: Address> Guesses<A> {
     #[inline]
     pub(super) fn add(&mut self, packet: u64, key: Key<A>) {
         self.list.push(Guess { packet, key, hash: 0 });
+    }
+
+    /// The first packet of a connection has come. Those of the list that are before it have not begun one.
+    #[inline]
+    pub(super) fn arrive<P>(&mut self, w: &Core<P>, p: &Packet<A>)
+    where
+        A: Ip,
+    {
+        if self.list.get(self.at).is_none_or(|g| g.packet != p.hash) {
+            self.skip_to(p.hash);
+        }
+        // Before their keys become those of the replies.
+        if self.walks.len() <= self.at + AHEAD && w.snapshot.walks_ahead::<A>() {
+            self.walk_ahead(w, p);
+        }
+    }
+
+    #[cold]
+    fn skip_to(&mut self, packet: u64) {
+        let n = self.list.iter().skip(self.at).position(|g| g.packet == packet);
+        self.at += n.unwrap_or(0);
+    }
+
+    /// Walks the ways of some more.
+    #[inline(never)]
+    fn walk_ahead<P>(&mut self, w: &Core<P>, p: &Packet<A>)
+    where
+        A: Ip,
+    {
+        let from = self.walks.len();
+        let some = &self.list[from..self.list.len().min(from + GROUP)];
+        if some.len() < FEW || self.guessed > from {
+            return;
+        }
+        self.generation = w.snapshot.generation;
+        self.walks.extend(some.iter().map(|g| {
+            let facts = describe(&w.snapshot.policy, &g.key, p.interface, CtState::New);
+            Walk::of(&Facts { to: self.egress, ..facts })
+        }));
+        w.snapshot.walk_ahead(&mut self.walks[from..], w.id);
+    }
+
+    /// The way through the rules that was walked for the packet that has come, if one was.
+    #[inline]
+    pub(super) fn walk(&self, generation: u32) -> Option<&Walk<A>> {
+        self.walks.get(self.at).filter(|_| self.generation == generation)
     }
 
     /// The key of the replies to such a packet with its hash, if it was guessed. Loads the bucket of a later one.

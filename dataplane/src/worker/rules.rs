@@ -10,7 +10,7 @@ use crate::conntrack::tcp::flags;
 use crate::conntrack::{CtState, Key, Status, Tuple};
 use crate::io::Port;
 use crate::packet::{Ip, be16, protocol};
-use crate::policy::{Action, Facts, InterfaceId, Limit, List, Policy, Rule, Witness};
+use crate::policy::{Action, Facts, InterfaceId, Limit, List, Policy, Rule, Walk, Witness};
 
 /// What is known of a packet before it is routed.
 pub(super) fn facts<P: Port, A: Ip>(w: &Core<P>, p: &Packet<A>, state: CtState) -> Facts<A> {
@@ -67,9 +67,21 @@ pub(super) fn admit<P: Port, A: Ip>(
     facts: &mut Facts<A>,
     egress: InterfaceId,
 ) -> Result<u16, DropReason> {
+    admit_ahead(w, p, facts, egress, None)
+}
+
+/// [`admit`] for a packet whose way through the rules may have been walked ahead.
+#[inline(always)]
+pub(super) fn admit_ahead<P: Port, A: Ip>(
+    w: &mut Core<P>,
+    p: &Packet<A>,
+    facts: &mut Facts<A>,
+    egress: InterfaceId,
+    ahead: Option<&Walk<A>>,
+) -> Result<u16, DropReason> {
     let policy = &w.snapshot.policy;
     facts.to = policy.zone_of(egress);
-    let (rule, action) = w.snapshot.verdict(facts, &mut OnPath { w, p, egress });
+    let (rule, action) = w.snapshot.verdict_ahead(facts, ahead, &mut OnPath { w, p, egress });
     if rule == Policy::DEFAULT {
         w.note(|| Note::Rule(rule));
         count(w, p, List::Forward, policy.rules.len());

@@ -70,6 +70,24 @@ pub(super) fn run(s: &mut Section) -> Result<()> {
     Ok(())
 }
 
+/// Makes connections and has nothing but their expiry measured.
+pub(super) fn all(flows: u32) -> Result<()> {
+    let mut p = policy(flows);
+    p.timeouts = vec![Timeouts { udp: 1, ..Timeouts::linux() }];
+    let mut g = Gateway::with_policy(Kind::Udp, p)?;
+    g.start(Plan::each(flows, Segment::Data), Plan::none());
+    while g.worker.turn() > 0 {}
+    thread::sleep(Duration::from_secs(2));
+    let scanner = Scanner::start(&g.shared);
+    let start = Instant::now();
+    while g.connections() > 0 {
+        g.run(Plan::none(), Plan::none())?;
+        ensure!(start.elapsed() < Duration::from_secs(60), "{} connections are left", g.connections());
+    }
+    scanner.stop();
+    Ok(())
+}
+
 fn once(flows: u32) -> Result<(f64, f64)> {
     let all = ESTABLISHED + flows;
     let mut p = policy(all);

@@ -5,11 +5,10 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
-use super::Section;
 use super::flows::{Kind, Segment};
 use super::gateway::Gateway;
 use super::generator::Plan;
-use super::workers;
+use super::{Section, expiry, rules, workers};
 
 /// `sluice-perf count`, which runs inside callgrind.
 #[derive(Debug, Args)]
@@ -24,6 +23,13 @@ pub(super) enum What {
     TcpSnatData,
     Udp6Established,
     UdpSnatCps,
+    /// New connections to servers anywhere, with so many rules
+    #[value(name = "udp-snat-cps-10-rules")]
+    UdpSnatCps10Rules,
+    #[value(name = "udp-snat-cps-10k-rules")]
+    UdpSnatCps10kRules,
+    /// Connections whose time is up
+    UdpSnatExpired,
     /// Two workers, half of the packets handed from one to the other
     UdpSnatHandedOff,
 }
@@ -40,16 +46,26 @@ pub(crate) fn run(a: &Count) -> Result<()> {
     let kind = match a.what {
         What::TcpSnatData => Kind::Tcp,
         What::Udp6Established => Kind::Udp6,
-        What::UdpSnatEstablished | What::UdpSnatCps | What::UdpSnatHandedOff => Kind::Udp,
+        _ => Kind::Udp,
     };
     if a.what == What::UdpSnatHandedOff {
         workers::hand_off(PACKETS)?;
         println!("{PACKETS}");
         return Ok(());
     }
-    if a.what == What::UdpSnatCps {
-        let mut g = Gateway::new(kind, PACKETS as u32)?;
+    let beginning = match a.what {
+        What::UdpSnatCps => Some(Gateway::new(kind, PACKETS as u32)?),
+        What::UdpSnatCps10Rules => Some(rules::gateway(10, PACKETS as u32)?),
+        What::UdpSnatCps10kRules => Some(rules::gateway(10_000, PACKETS as u32)?),
+        _ => None,
+    };
+    if let Some(mut g) = beginning {
         g.run(Plan::each(PACKETS as u32, Segment::Data), Plan::none())?;
+        println!("{PACKETS}");
+        return Ok(());
+    }
+    if a.what == What::UdpSnatExpired {
+        expiry::all(PACKETS as u32)?;
         println!("{PACKETS}");
         return Ok(());
     }

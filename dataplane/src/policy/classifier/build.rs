@@ -1,12 +1,12 @@
 //! Building a decision tree: at each node the dimension is chosen that leaves the shortest lists.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use ahash::RandomState;
 
 use super::digest::Digest;
 use super::dimension::{DIMENSIONS, Dimension, Ranges};
-use super::{Candidate, LISTS, Need, Node, Tree};
+use super::{Candidate, LARGE, LISTS, Link, Need, Node, Tree};
 use crate::packet::Address;
 use crate::policy::ranks::{Key, Ranks};
 use crate::policy::{Family, Match};
@@ -18,7 +18,7 @@ const RANGES: usize = 64;
 /// Intervals that are told apart by comparing; more by [`Ranks`].
 const FEW: usize = 8;
 /// A node's children may have so many times its rules together.
-const REPEATS: usize = 3;
+const REPEATS: usize = 8;
 /// The deepest a tree becomes.
 const DEPTH: usize = 24;
 /// Rules in all nodes together, for each rule and as such: what building may cost in time and memory.
@@ -61,7 +61,15 @@ impl<A: Key> Builder<A> {
     /// The tree for a list of rules, each with its conditions and whether it is the last that is asked.
     pub(super) fn build(rules: &[(&Match, bool)]) -> Tree<A> {
         let family = Family::of_type::<A>();
-        let tree = Tree { nodes: vec![], root: 0, candidates: vec![], digests: vec![], cuts: vec![], children: vec![] };
+        let tree = Tree {
+            nodes: vec![],
+            root: 0,
+            candidates: vec![],
+            digests: vec![],
+            cuts: vec![],
+            links: vec![],
+            large: false,
+        };
         let mut b = Builder { rules: vec![], tree, leaves: HashMap::default(), work: WORK.1 + WORK.0 * rules.len() };
         let mut all = Vec::new();
         for (i, (m, last)) in (0..).zip(rules) {
@@ -74,6 +82,7 @@ impl<A: Key> Builder<A> {
         }
         let region = Dimension::ALL.map(|d| (0, d.highest::<A>()));
         b.tree.root = b.node(all, region, 0, LISTS);
+        b.tree.large = b.tree.size() >= LARGE;
         b.tree
     }
 
@@ -88,7 +97,11 @@ impl<A: Key> Builder<A> {
         let sure = all.iter().position(certain);
         all.truncate(sure.map_or(all.len(), |i| i + 1));
         self.work = self.work.saturating_sub(all.len());
-        let plan = if all.len() <= SHORT || depth == DEPTH { None } else { self.plan(&all, &region, lists) };
+        let by_state = if depth == 0 { self.by_state(&all, &region) } else { None };
+        let plan = match by_state {
+            None if all.len() > SHORT && depth < DEPTH => self.plan(&all, &region, lists),
+            known => known,
+        };
         let Some(plan) = plan.filter(|_| self.work > 0) else { return self.leaf(all, sure.is_some()) };
         let spans: Vec<usize> = all.iter().map(|c| self.span(c, plan.dimension, &plan.cuts)).collect();
         let (mut narrow, mut wide) = (Vec::new(), Vec::new());
@@ -193,8 +206,13 @@ impl<A: Key> Builder<A> {
             return nodes[0];
         }
         if nodes.len() > FEW {
-            let children = self.tree.children.len() as u32;
-            self.tree.children.extend_from_slice(nodes);
+            let children = self.tree.links.len() as u32;
+            let link = |n: &u32| match self.tree.nodes[*n as usize] {
+                Node::Leaf { start, len, sure } => Link::Leaf { start, len, sure },
+                _ => Link::Node(*n),
+            };
+            let links: Vec<Link> = nodes.iter().map(link).collect();
+            self.tree.links.extend(links);
             self.tree.cuts.push(Ranks::new(cuts));
             let cuts = self.tree.cuts.len() as u32 - 1;
             return self.push(Node::Many { dimension, cuts, children });
@@ -203,6 +221,36 @@ impl<A: Key> Builder<A> {
         let yes = self.decide(dimension, &cuts[..middle], &nodes[..=middle]);
         let no = self.decide(dimension, &cuts[middle + 1..], &nodes[middle + 1..]);
         self.push(Node::Below { dimension, key: cuts[middle], yes, no })
+    }
+
+    /// A division by the packet's state, where that does not double the rules. Nearly every packet that is asked
+    /// about is a NEW one, and what rules say of others is out of its way behind this.
+    fn by_state(&self, all: &[Candidate], region: &Region) -> Option<Plan> {
+        let dimension = Dimension::State;
+        let (first, last) = region[dimension as usize];
+        let cuts = self.bounds(all, dimension, (first, last));
+        if cuts.is_empty() {
+            return None;
+        }
+        let mut kinds: HashSet<Vec<u16>, RandomState> = HashSet::default();
+        for state in first..=last {
+            let mut list = Vec::new();
+            for c in all {
+                let rule = &self.rules[usize::from(c.rule)];
+                let has = |(a, b): &(u128, u128)| *a <= state && state <= *b;
+                if rule.ranges[dimension as usize].as_ref().is_some_and(|r| !r.iter().any(has)) {
+                    continue;
+                }
+                list.push(c.rule);
+                if rule.last && c.need.without(dimension) == Need::NOTHING {
+                    break;
+                }
+            }
+            kinds.insert(list);
+        }
+        let together: usize = kinds.iter().map(Vec::len).sum();
+        let fits = together <= 2 * all.len() + 64;
+        fits.then_some(Plan { dimension, cuts, longest: usize::MAX, length: 0.0 })
     }
 
     /// The best way to divide the rules; `None` when none is worth it.

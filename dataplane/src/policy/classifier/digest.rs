@@ -8,8 +8,8 @@ use crate::policy::{Facts, Match};
 const PROTOCOLS: usize = 4;
 
 /// What a packet has in each dimension.
-#[derive(Debug, Clone, Copy)]
-pub(in super::super) struct Values<A>([A; DIMENSIONS]);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Values<A>([A; DIMENSIONS]);
 
 impl<A: Address> Values<A> {
     #[inline]
@@ -17,15 +17,6 @@ impl<A: Address> Values<A> {
         Values(Dimension::ALL.map(
             #[inline(always)]
             |d| A::from_number(d.value(f)),
-        ))
-    }
-
-    /// The same as another type, which is the same one.
-    #[inline]
-    pub(super) fn of_family<B: Address>(&self) -> Values<B> {
-        Values(self.0.map(
-            #[inline(always)]
-            |a| B::from_number(a.number()),
         ))
     }
 

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::conntrack::{CtState, Status};
-use crate::policy::{AddressSet, Facts, IcmpTypes, PortSet, States, TcpFlags, Zones};
+use crate::packet::Address;
+use crate::policy::{AddressSet, Facts, Family, IcmpTypes, PortSet, States, TcpFlags, Zones};
 use crate::route::{FibFamily, Interface};
 
 /// Numbers that are near each other, so that ranges meet and values hit their ends.
@@ -147,9 +148,15 @@ fn walk<A: FibFamily>(rules: &[(Match, bool)], f: &Facts<A>, live: &[Interface])
     out
 }
 
-fn found<A: FibFamily>(c: &Classifier, rules: &[(Match, bool)], f: &Facts<A>, live: &[Interface]) -> Vec<u16> {
+fn found<A: FibFamily>(
+    c: &Classifier,
+    rules: &[(Match, bool)],
+    f: &Facts<A>,
+    ahead: Option<&Walk<A>>,
+    live: &[Interface],
+) -> Vec<u16> {
     let mut out = Vec::new();
-    c.find(&Values::of(f), |i, need| {
+    c.find(&Values::of(f), ahead, |i, need| {
         let (m, last) = &rules[usize::from(i)];
         let fits = m.fits(f, live, need);
         out.extend(fits.then_some(i));
@@ -158,19 +165,35 @@ fn found<A: FibFamily>(c: &Classifier, rules: &[(Match, bool)], f: &Facts<A>, li
     out
 }
 
+/// What is found with and without walks ahead, and with another packet's, is what a walk of the list finds.
+fn compare_family<A: FibFamily>(
+    c: &Classifier,
+    rules: &[(Match, bool)],
+    packets: &[Facts<A>],
+    live: &[Interface],
+) -> Result<(), TestCaseError> {
+    let mut ahead: Vec<Walk<A>> = packets.iter().map(|f| Walk::of(f)).collect();
+    c.walk(&mut ahead);
+    for (i, f) in packets.iter().enumerate() {
+        let expected = walk(rules, f, live);
+        for ahead in [None, Some(&ahead[i]), Some(&ahead[0])] {
+            prop_assert_eq!(found(c, rules, f, ahead, live), &*expected, "{:?}, {:?}", f, ahead);
+        }
+    }
+    Ok(())
+}
+
 fn compare(rules: &[(Match, bool)], packets: &[Numbers]) -> Result<(), TestCaseError> {
     let borrowed: Vec<_> = rules.iter().map(|(m, last)| (m, *last)).collect();
     let c = Classifier::new(&borrowed);
     let live: Vec<Interface> = (0..3)
         .map(|i| Interface { v4: vec![(both(i * 7).0, 24)], v6: vec![(both(i * 7).1, 64)], ..Interface::default() })
         .collect();
-    for n in packets {
-        let (s, d) = (both(n.addresses.0), both(n.addresses.1));
-        let four = facts(n, (s.0, d.0));
-        prop_assert_eq!(found(&c, rules, &four, &live), walk(rules, &four, &live), "{:?}", four);
-        let six = facts(n, (s.1, d.1));
-        prop_assert_eq!(found(&c, rules, &six, &live), walk(rules, &six, &live), "{:?}", six);
-    }
+    let ends = |n: &Numbers| (both(n.addresses.0), both(n.addresses.1));
+    let four: Vec<_> = packets.iter().map(|n| facts(n, (ends(n).0.0, ends(n).1.0))).collect();
+    let six: Vec<_> = packets.iter().map(|n| facts(n, (ends(n).0.1, ends(n).1.1))).collect();
+    compare_family(&c, rules, &four, &live)?;
+    compare_family(&c, rules, &six, &live)?;
     Ok(())
 }
 
@@ -292,7 +315,7 @@ fn large_lists() {
                 mark: 0,
             };
             let mut lists = ArrayVec::new();
-            c.v4.lists(&Values::of(&f), &mut lists);
+            c.v4.lists(c.v4.root, &Values::of(&f), &mut lists);
             let asked = lists.iter().map(|l| l.len()).sum();
             most = most.max(asked);
             sum += asked;

@@ -3,7 +3,7 @@
 use super::checksum::{Change, Delta, fold, is_right, pseudo_header, sum};
 use super::crc32c;
 use super::{Headers, Ip, Plain, be16, be32, protocol, put16, view, view_mut};
-use crate::conntrack::tcp::{PlainSegment, TcpSegment};
+use crate::conntrack::tcp::TcpSegment;
 use crate::conntrack::{Key, SctpPacket};
 
 /// Source and destination port, or what a tuple has in their places: the source in the upper half, as the two lie
@@ -197,12 +197,6 @@ pub fn tcp_segment<'a, A>(frame: &'a [u8], h: &Headers<A>) -> TcpSegment<'a> {
         // Known to be there; but nothing is checked until somebody reads them.
         options: b.get(l4 + 20..l4 + offset).unwrap_or_default(),
     }
-}
-
-/// The same, if it is an ACK and no more.
-#[inline(always)]
-pub fn plain_segment<A>(frame: &[u8], h: &Headers<A>) -> Option<PlainSegment> {
-    PlainSegment::read(&frame[..usize::from(h.end)], usize::from(h.l4))
 }
 
 /// The SCTP packet of a frame that [`classify`] accepted.

@@ -37,8 +37,7 @@ pub(super) fn datagram<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p
 }
 
 /// The same of TCP.
-// Not inlined: the packets of UDP need the registers.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn segment<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>) -> bool {
     short::<{ protocol::TCP }, P, A>(w, t, p)
 }
@@ -56,14 +55,13 @@ fn short<const PROTO: u8, P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>
         || c.route_generation != w.route_epoch
         || p.longest > n.limit
         || h.ttl <= 1
-        || n.is_due(w.now)
         || usize::from(frame.len) < plain + SHORTEST
     {
         return false;
     }
     let deadline = if PROTO == protocol::UDP {
         track::datagram(w, &mut c, d)
-    } else if let Some(deadline) = plain_segment(w, &mut c, h, frame, d) {
+    } else if let Some(deadline) = plain_segment(w, &mut c, frame, d) {
         deadline
     } else {
         return false;

@@ -38,7 +38,8 @@ pub(super) struct Neighbour<A> {
     pub(super) mtu: u16,
     /// The interface can send.
     pub(super) up: bool,
-    /// The longest IP packet that can be sent now: 0 while the interface cannot send or the address is not known.
+    /// The longest IP packet that can simply be sent now: 0 while the interface cannot send, the address is not known,
+    /// or it is time to have it confirmed.
     pub(super) limit: u16,
     /// When the kernel was last asked about it.
     asked: Ticks,
@@ -159,8 +160,11 @@ impl<A: Ip> Neighbours<A> {
         self.unresolved = (0..self.list.len() as u16).filter(|i| self.list[usize::from(*i)].mac.is_none()).collect();
     }
 
-    /// Takes out the frames that have waited too long, and repeats requests for the others.
+    /// Takes out the frames that have waited too long, repeats requests for the others, and sees who is to be confirmed.
     pub(super) fn tick<P: Port>(&mut self, w: &mut Core<P>) -> Vec<Waiting> {
+        for n in self.list.iter_mut().filter(|n| n.is_due(w.now)) {
+            n.limit = 0;
+        }
         let mut late = Vec::new();
         for i in &self.unresolved {
             let n = &mut self.list[usize::from(*i)];
@@ -204,7 +208,12 @@ impl<A: Ip> Neighbour<A> {
             self.link[6..].copy_from_slice(&i.mac.0);
         }
         self.link[..6].copy_from_slice(&self.mac.unwrap_or_default().0);
-        self.limit = if self.up && self.mac.is_some() { self.mtu } else { 0 };
+        self.limit = self.sendable();
+    }
+
+    /// The longest IP packet that can be sent.
+    fn sendable(&self) -> u16 {
+        if self.up && self.mac.is_some() { self.mtu } else { 0 }
     }
 
     /// Has the kernel confirm a next hop in use every now and then.
@@ -217,13 +226,14 @@ impl<A: Ip> Neighbour<A> {
 
     /// Whether it is time to have it confirmed.
     #[inline]
-    pub(super) fn is_due(&self, now: Ticks) -> bool {
+    fn is_due(&self, now: Ticks) -> bool {
         now.0.wrapping_sub(self.asked.0) > CONFIRM_MS
     }
 
     #[cold]
     fn ask<P: Port>(&mut self, w: &Core<P>) {
         self.asked = w.now;
+        self.limit = self.sendable();
         w.ask_neighbour(NeighbourRequest { interface: self.interface, address: self.address.ip() });
     }
 
@@ -231,5 +241,41 @@ impl<A: Ip> Neighbour<A> {
     pub(super) fn is_silent(&self, now: Ticks) -> bool {
         self.silent_since
             .is_some_and(|t| t.after_ms(PATIENCE_MS).reached(now) && !t.after_ms(2 * PATIENCE_MS).reached(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::shared::Shared;
+    use super::*;
+    use crate::io::FramePool;
+    use crate::io::memory::MemoryPort;
+    use crate::packet::{Address, V4};
+    use crate::route::Interface;
+
+    #[test]
+    fn who_is_in_use_is_confirmed_every_now_and_then() {
+        let shared = Shared::new(1, 1, 16, 16).unwrap();
+        let pool = FramePool::in_memory(8, 2048, 64);
+        let mut w = Core::new(0, shared.clone(), pool, vec![MemoryPort::new()]);
+        let interface =
+            Interface { ifindex: 1, device: 1, mac: Mac([2; 6]), mtu: 1500, up: true, v4: vec![], v6: vec![] };
+        let mut fib = Fib { interfaces: vec![interface], ..Fib::default() };
+        fib.neighbours4.insert((0, V4(1)), Mac([4; 6]));
+        let mut all = Neighbours::default();
+        let hop = all.hop(&fib, 0, V4(1)).unwrap();
+        all.get_mut(hop).asked = w.now;
+        for _ in 0..2 {
+            w.now = w.now.after_ms(CONFIRM_MS);
+            all.tick(&mut w);
+            all.get_mut(hop).used(&w);
+            assert_eq!((all.get(hop).limit, shared.neighbour_requests.len()), (1500, 0), "not yet");
+            w.now = w.now.after_ms(1);
+            all.tick(&mut w);
+            assert_eq!(all.get(hop).limit, 0, "its next packet goes the whole path");
+            all.get_mut(hop).used(&w);
+            assert_eq!(all.get(hop).limit, 1500);
+            assert_eq!(shared.neighbour_requests.pop().map(|r| r.address), Some(V4(1).ip()));
+        }
     }
 }

@@ -4,10 +4,10 @@ use super::core::Core;
 use super::events::Before;
 use super::family::{Member, Packet};
 use crate::conntrack::sctp::{SctpOutcome, SctpState};
-use crate::conntrack::tcp::{HostTcpOutcome, TcpOutcome, TcpSegment};
+use crate::conntrack::tcp::{HostTcpOutcome, PlainSegment, TcpOutcome, TcpSegment};
 use crate::conntrack::{Connection, Direction, Live, Private, SctpTrack, Status, TcpTrack, Ticks};
 use crate::io::{Frame, Port};
-use crate::packet::{Headers, Ip, protocol, transport};
+use crate::packet::{ETHERNET, Ip, protocol, transport};
 
 /// Two seconds of traffic both ways make UDP a stream (netfilter's `stream_ts`).
 const STREAM_AFTER_S: u32 = 2;
@@ -207,14 +207,19 @@ pub(super) fn packet<P: Port, A: Member>(
 pub(super) fn plain_segment<P: Port, A: Ip>(
     w: &Core<P>,
     c: &mut Connection<A>,
-    h: &Headers<A>,
     frame: Frame,
     d: Direction,
 ) -> Option<Ticks> {
     let Private::Tcp(track) = &mut c.private else { return None };
-    let segment = transport::plain_segment(w.pool.bytes(frame), h)?;
-    let unacknowledged = track.track_plain(d, &segment, c.status)?;
+    let unacknowledged = track_plain::<A>(track, d, w.pool.bytes(frame), c.status)?;
     Some(w.now.after_timeout_ms(w.tcp[usize::from(c.timeouts)].ms(unacknowledged)))
+}
+
+// Not inlined: it has use for all registers.
+#[inline(never)]
+fn track_plain<A: Ip>(track: &mut TcpTrack, d: Direction, packet: &[u8], status: Status) -> Option<bool> {
+    let segment = PlainSegment::read(packet, ETHERNET + A::HEADER)?;
+    track.track_plain(d, &segment, status)
 }
 
 /// [`packet`] while somebody listens to events.

@@ -68,8 +68,7 @@ impl TcpTrack {
             return None;
         }
         let offer = Offer { window: u32::from(seg.window) << both.scale(), closed: false };
-        let unacknowledged = self.advance(dir, n, offer, true);
         self.note(Last { seq: n.seq, ack: n.ack, end, window: seg.window, dir, kind: Kind::Ack });
-        Some(unacknowledged)
+        Some(self.advance(dir, n, offer, true))
     }
 }

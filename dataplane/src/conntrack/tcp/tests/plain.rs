@@ -8,8 +8,8 @@ use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
-use crate::conntrack::tcp::TcpTimeout;
-use crate::packet::transport::{plain_segment, tcp_segment};
+use crate::conntrack::tcp::{PlainSegment, TcpTimeout};
+use crate::packet::transport::tcp_segment;
 use crate::packet::{Headers, V4, protocol};
 
 /// A segment, in relation to what its side has sent and seen so far.
@@ -183,7 +183,7 @@ fn plain_segments() {
             let mut short = long;
             let outcome = long.track(t.dir, &seg, &settings, &timeouts);
             all.set(all.get() + 1);
-            if let Some(p) = plain_segment(&b, &headers)
+            if let Some(p) = PlainSegment::read(&b, usize::from(headers.l4))
                 && let Some(unacknowledged) = short.tcp.track_plain(t.dir, &p, short.status)
             {
                 plain.set(plain.get() + 1);

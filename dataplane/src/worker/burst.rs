@@ -209,7 +209,7 @@ fn is_own<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>)
     // One that is traced tells of it on its way.
     if p.handed != Handed::ToOwner
         && w.tracers.is_empty()
-        && let Some(owner) = w.shared.directory.find(p.hash).filter(|(o, _)| *o != w.id)
+        && let Some(owner) = w.shared.directory.find(p.hash).filter(|o| o.worker() != w.id)
     {
         w.hand_off(p, owner, HandoffReason::Connection);
         return false;

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::counters::Counters;
 use super::events::Subscription;
 use super::handoff::Ends;
+use super::place;
 use super::reason::DropReason;
 use super::shared::{NeighbourRequest, Punt, Shared, ToHost};
 use super::trace::Tracer;
@@ -80,6 +81,7 @@ pub(super) struct Core<P> {
 
 impl<P: Port> Core<P> {
     pub(super) fn new(id: u16, shared: Arc<Shared>, pool: FramePool, ports: Vec<P>) -> Self {
+        assert!(pool.capacity() >= place::LONGEST, "frames are too small");
         let snapshot = shared.current.load();
         let (outlets, inlets) = wiring::of(&snapshot.policy);
         let now = shared.now();

@@ -10,6 +10,7 @@
 //! over. The owner writes it there once such a packet has come without, or with a wrong one.
 
 use std::io;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::conntrack::Entry;
@@ -54,11 +55,41 @@ fn owner(e: u64) -> u16 {
     e as u16
 }
 
+/// A worker, and where in its slab a connection may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner(NonZeroU64);
+
+impl Owner {
+    // One number, so that it stays in a register.
+    #[inline(always)]
+    fn new(worker: u16, entry: Entry) -> Self {
+        Owner(NonZeroU64::MIN | u64::from(worker) << 16 | u64::from(entry.bits()) << 32)
+    }
+
+    /// The worker.
+    #[inline(always)]
+    pub fn worker(self) -> u16 {
+        (self.0.get() >> 16) as u16
+    }
+
+    /// Where the connection may be.
+    #[inline(always)]
+    pub fn entry(self) -> Entry {
+        Entry::from_bits((self.0.get() >> 32) as u32)
+    }
+}
+
+impl From<u16> for Owner {
+    fn from(worker: u16) -> Self {
+        Owner::new(worker, Entry::NONE)
+    }
+}
+
 impl Bucket {
     /// The owner that the entry of this fingerprint says, if there is one, and the hint beside it.
     // All are looked at: which of them it is nobody can predict.
     #[inline(always)]
-    fn find(&self, fingerprint: u64) -> Option<(u16, Entry)> {
+    fn find(&self, fingerprint: u64) -> Option<Owner> {
         let mut found = 0;
         for (i, e) in self.entries.iter().enumerate() {
             // 1 where the two are the same, as both are less than half of what there are numbers.
@@ -68,7 +99,7 @@ impl Bucket {
         let found = found.min(SLOTS - 1);
         // Read again, as it may change at any time.
         let e = self.entries[found].load(Ordering::Relaxed);
-        (e >> 16 == fingerprint).then(|| (owner(e), self.hint(found)))
+        (e >> 16 == fingerprint).then(|| Owner::new(owner(e), self.hint(found)))
     }
 
     #[inline(always)]
@@ -126,12 +157,12 @@ impl Directory {
     /// The worker that owns this tuple.
     #[inline]
     pub fn lookup(&self, hash: u64) -> Option<u16> {
-        self.find(hash).map(|(owner, _)| owner)
+        self.find(hash).map(Owner::worker)
     }
 
     /// The worker that owns this tuple, and where in its slab the connection may be.
     #[inline(always)]
-    pub fn find(&self, hash: u64) -> Option<(u16, Entry)> {
+    pub fn find(&self, hash: u64) -> Option<Owner> {
         let buckets = self.buckets.as_ref()?.as_slice();
         let home = &buckets[self.home(hash) as usize];
         let found = home.find(fingerprint(hash));
@@ -142,7 +173,8 @@ impl Directory {
     }
 
     #[cold]
-    fn find_later(&self, buckets: &[Bucket], hash: u64) -> Option<(u16, Entry)> {
+    #[inline(never)]
+    fn find_later(&self, buckets: &[Bucket], hash: u64) -> Option<Owner> {
         self.walk(buckets, hash).find_map(|b| b.find(fingerprint(hash)))
     }
 
@@ -275,7 +307,7 @@ mod tests {
                 for p in 0..50 {
                     prop_assert_eq!(d.lookup(hash(p)), model.get(&p).copied());
                     let hint = *hints.get(&p).unwrap_or(&Entry::NONE);
-                    prop_assert_eq!(d.find(hash(p)), model.get(&p).map(|owner| (*owner, hint)));
+                    prop_assert_eq!(d.find(hash(p)), model.get(&p).map(|owner| Owner::new(*owner, hint)));
                 }
             }
         }

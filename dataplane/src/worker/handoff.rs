@@ -8,11 +8,11 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use super::core::Core;
+use super::directory::Owner;
 use super::family::{self, Packet};
 use super::place::{self, BODY, Kind, LONGEST, Place, places};
 use super::reason::{DropReason, HandoffReason};
 use super::ring::{Giver, Taker, ring};
-use crate::conntrack::Entry;
 use crate::io::{Frame, Port};
 use crate::packet::{ETHERNET, Ip, view};
 use crate::policy::InterfaceId;
@@ -41,13 +41,16 @@ pub(super) struct Ends {
 
 impl Giving {
     /// Lends a frame. False, and nothing done, when there is no place.
-    fn lend(&mut self, place: Place, data: *const u8, index: u32) -> bool {
-        let room = self.places.room() > 0;
-        if room {
-            self.lent.push_back((self.places.next(), index));
-            self.places.put(|| place.with_address(data));
+    fn lend(&mut self, about: Place, data: *const u8, index: u32) -> bool {
+        let number = self.places.next();
+        let put = self.places.put(|place| {
+            *place = about;
+            place.set_address(data);
+        });
+        if put {
+            self.lent.push_back((number, index));
         }
-        room
+        put
     }
 }
 
@@ -76,7 +79,7 @@ impl Queues {
         let mut ends: Vec<Ends> = (0..workers).map(|_| end()).collect();
         for giver in 0..workers {
             for taker in 0..workers {
-                let (places, from) = ring(number);
+                let (places, from) = ring(number, Place::EMPTY);
                 let lent = VecDeque::with_capacity(places.room() as usize);
                 ends[giver].to.push(Giving { places, lent });
                 ends[taker].from.push(from);
@@ -93,54 +96,63 @@ impl Queues {
 }
 
 impl<P: Port> Core<P> {
-    /// Hands a packet to another worker, who may have its connection at an entry.
+    /// Hands a packet to another worker.
     #[inline(always)]
-    pub(super) fn hand_off<A: Ip>(&mut self, p: &Packet<A>, (owner, entry): (u16, Entry), why: HandoffReason) {
-        let (f, h) = (p.frame, &p.headers);
+    pub(super) fn hand_off<A: Ip>(&mut self, p: &Packet<A>, owner: Owner, why: HandoffReason) {
         if p.kind != family::Kind::Plain {
-            return self.lend(p.interface, f, owner, why);
+            return self.lend(p.interface, p.frame, owner.worker(), why);
         }
-        let n = places(f.len);
-        if n > place::MOST || self.pool.room(f) < LONGEST {
-            return self.lend_known(p, entry, owner, why);
+        let n = places(p.frame.len);
+        if n == place::LENT || self.pool.room(p.frame) < LONGEST {
+            return self.lend_known(p, owner, why);
         }
-        // What follows the packet in its frame may come along; it goes no further.
-        let b: &[u8; LONGEST] = view(self.pool.bytes(Frame { len: LONGEST as u16, ..f }), 0);
-        let part = |at: usize| Place {
-            entry,
-            interface: p.interface,
-            len: f.len,
-            sender: *view(b, 6),
-            kind: Kind::known::<A>(true),
-            proto: h.proto,
-            body: *view(b, at),
-        };
-        let to = &mut self.ends.to[usize::from(owner)].places;
-        let put = if n == 1 {
-            to.put(|| part(ETHERNET))
-        } else {
-            to.room() > 1 && to.put(|| part(ETHERNET)) && to.put(|| part(ETHERNET + BODY))
+        let put = match n {
+            1 => self.copy::<A, 1>(p, owner),
+            _ => self.copy::<A, { place::MOST }>(p, owner),
         };
         if !put {
-            return self.discard(f, DropReason::HandoffFull);
+            return self.discard(p.frame, DropReason::HandoffFull);
         }
         self.ends.fresh[why as usize] += 1;
-        self.pool.give(f);
+        self.pool.give(p.frame);
+    }
+
+    /// Copies a packet into so many places. False, and nothing done, when there are not as many.
+    #[inline(always)]
+    fn copy<A: Ip, const N: usize>(&mut self, p: &Packet<A>, owner: Owner) -> bool {
+        // What follows the packet in its frame may come along; it goes no further.
+        let b: &[u8; LONGEST] = view(self.pool.bytes(Frame { len: LONGEST as u16, ..p.frame }), 0);
+        let to = &mut self.ends.to[usize::from(owner.worker())].places;
+        if to.room() < N as u32 {
+            return false;
+        }
+        for part in 0..N {
+            to.put(|place| {
+                place.entry = owner.entry();
+                place.interface = p.interface;
+                place.len = p.frame.len;
+                place.sender = *view(b, 6);
+                place.kind = Kind::known::<A>(N);
+                place.proto = p.headers.proto;
+                place.body = *view(b, ETHERNET + part * BODY);
+            });
+        }
+        true
     }
 
     /// Lends the frame of a packet that is known to be right.
     #[inline(never)]
-    fn lend_known<A: Ip>(&mut self, p: &Packet<A>, entry: Entry, owner: u16, why: HandoffReason) {
+    fn lend_known<A: Ip>(&mut self, p: &Packet<A>, owner: Owner, why: HandoffReason) {
         let place = Place {
-            entry,
+            entry: owner.entry(),
             interface: p.interface,
             len: p.frame.len,
             sender: *view(self.pool.bytes(p.frame), 6),
-            kind: Kind::known::<A>(false),
+            kind: Kind::known::<A>(place::LENT),
             proto: p.headers.proto,
-            body: [0; BODY],
+            ..Place::EMPTY
         };
-        self.give(p.frame, place, owner, why);
+        self.give(p.frame, place, owner.worker(), why);
     }
 
     /// Lends a frame to another worker, who finds out itself what it is.
@@ -150,8 +162,7 @@ impl<P: Port> Core<P> {
             HandoffReason::Fragment => Kind::LentToCollect,
             HandoffReason::Connection | HandoffReason::IcmpError => Kind::Lent,
         };
-        let place =
-            Place { entry: Entry::NONE, interface, len: f.len, sender: [0; 6], kind, proto: 0, body: [0; BODY] };
+        let place = Place { interface, len: f.len, kind, ..Place::EMPTY };
         self.give(f, place, owner, why);
     }
 

@@ -48,7 +48,7 @@ mod watch;
 mod ways;
 mod wiring;
 
-pub use directory::Directory;
+pub use directory::{Directory, Owner};
 pub use first::SETUP_SAMPLE;
 pub use reason::{DropReason, HandoffReason};
 pub use run::{Options, Worker};

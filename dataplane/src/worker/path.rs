@@ -28,7 +28,7 @@ use super::reason::{DropReason, HandoffReason};
 use super::related::related;
 use super::stateless::invalid;
 use super::track::{self, Stray};
-use crate::conntrack::{Connection, Direction, Entry, Key, Live, Status, Tuple};
+use crate::conntrack::{Connection, Direction, Key, Live, Status, Tuple};
 use crate::io::{Frame, Port};
 use crate::packet::transport::{self, Ports, Transport};
 use crate::packet::{ETHERNET, Ip, mss, protocol};
@@ -74,7 +74,7 @@ pub(super) fn carry_out<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, 
         Fate::Send(hop) => emit::send(w, t, p, hop),
         Fate::Punt => w.punt(p.interface, p.frame),
         Fate::Host => host::deliver(w, p),
-        Fate::HandOff(owner) => w.hand_off(p, (owner, Entry::NONE), handoff(p)),
+        Fate::HandOff(owner) => w.hand_off(p, owner.into(), handoff(p)),
         Fate::Collected => {}
         Fate::Drop(why) => w.discard(p.frame, why),
     }

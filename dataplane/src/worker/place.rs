@@ -12,6 +12,8 @@ use crate::policy::InterfaceId;
 pub(super) const BODY: usize = 48;
 /// Places that a copied frame takes at most.
 pub(super) const MOST: usize = 2;
+/// More than that: it is lent.
+pub(super) const LENT: usize = MOST + 1;
 /// A copied frame is at most so long.
 pub(super) const LONGEST: usize = ETHERNET + MOST * BODY;
 
@@ -22,6 +24,9 @@ pub(super) enum Kind {
     /// A copied frame's IP packet, of a family.
     V4,
     V6,
+    /// Half of one; the other half is beside it.
+    HalfV4,
+    HalfV6,
     /// Where a lent frame is, whose IP packet is known to be as a copied one's would be.
     LentV4,
     LentV6,
@@ -53,15 +58,23 @@ pub(super) struct Place {
 const _: () = assert!(size_of::<Place>() == 64);
 
 impl Kind {
-    /// Packets of a family, copied or lent.
+    /// Packets of a family that are known, in so many places; lent ones in [`LENT`].
     #[inline(always)]
-    pub(super) fn known<A: Ip>(copied: bool) -> Self {
-        match (A::V6, copied) {
-            (false, true) => Kind::V4,
-            (true, true) => Kind::V6,
-            (false, false) => Kind::LentV4,
-            (true, false) => Kind::LentV6,
+    pub(super) fn known<A: Ip>(places: usize) -> Self {
+        match (places, A::V6) {
+            (1, false) => Kind::V4,
+            (1, true) => Kind::V6,
+            (MOST, false) => Kind::HalfV4,
+            (MOST, true) => Kind::HalfV6,
+            (_, false) => Kind::LentV4,
+            (_, true) => Kind::LentV6,
         }
+    }
+
+    /// Whether it is about a packet of IPv4 that is known.
+    #[inline(always)]
+    pub(super) fn is_v4(self) -> bool {
+        matches!(self, Kind::V4 | Kind::HalfV4 | Kind::LentV4)
     }
 
     /// What a frame was handed over for.
@@ -71,14 +84,9 @@ impl Kind {
 }
 
 impl Place {
-    /// How many places a frame of `len` bytes takes when it is copied; 1 when it is lent.
-    #[inline(always)]
-    pub(super) fn places(&self) -> usize {
-        match self.kind {
-            Kind::V4 | Kind::V6 => places(self.len),
-            _ => 1,
-        }
-    }
+    /// Nothing yet.
+    pub(super) const EMPTY: Place =
+        Place { entry: Entry::NONE, interface: 0, len: 0, sender: [0; 6], kind: Kind::Lent, proto: 0, body: [0; BODY] };
 
     /// Whether the connection has a state of its protocol.
     #[inline(always)]
@@ -86,11 +94,9 @@ impl Place {
         self.proto != protocol::UDP
     }
 
-    /// A lent frame's place.
-    pub(super) fn with_address(self, data: *const u8) -> Self {
-        let mut body = [0; BODY];
-        body[..size_of::<usize>()].copy_from_slice(&data.expose_provenance().to_ne_bytes());
-        Place { body, ..self }
+    /// Notes where a lent frame is.
+    pub(super) fn set_address(&mut self, data: *const u8) {
+        self.body[..size_of::<usize>()].copy_from_slice(&data.expose_provenance().to_ne_bytes());
     }
 
     /// Where a lent frame is.
@@ -101,7 +107,7 @@ impl Place {
     }
 }
 
-/// How many places a frame takes when it is copied; more than [`MOST`] for one that is not.
+/// How many places a frame takes when it is copied; [`LENT`] for one that is not.
 #[inline(always)]
 pub(super) fn places(len: u16) -> usize {
     let len = usize::from(len);

@@ -6,7 +6,6 @@
 //! however long it is, and no atomic read-modify-write. Each end keeps what it knows of the other in fields of its own.
 
 use std::cell::UnsafeCell;
-use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -18,7 +17,7 @@ use crate::conntrack::region::{prefetch, prefetch_to_write};
 /// the size.
 #[derive(Debug)]
 struct Ring<T> {
-    places: Box<[UnsafeCell<MaybeUninit<T>>]>,
+    places: Box<[UnsafeCell<T>]>,
     /// Values before this number may be read by the taker. Written by the giver only.
     given: CachePadded<AtomicU32>,
     /// The taker has done with values before this number. Written by the taker only.
@@ -34,7 +33,7 @@ unsafe impl<T: Copy + Send> Sync for Ring<T> {}
 
 impl<T> Ring<T> {
     #[inline(always)]
-    fn place(&self, number: u32) -> *mut MaybeUninit<T> {
+    fn place(&self, number: u32) -> *mut T {
         // SAFETY: the number of places is a power of two, so the index is less than that.
         unsafe { self.places.get_unchecked(number as usize & (self.places.len() - 1)).get() }
     }
@@ -65,11 +64,11 @@ pub(super) struct Taker<T> {
     first: u32,
 }
 
-/// The two ends of a queue of at least `places` places.
-pub(super) fn ring<T: Copy + Send>(places: u32) -> (Giver<T>, Taker<T>) {
+/// The two ends of a queue of at least `places` places, which hold something before they are first put into.
+pub(super) fn ring<T: Copy + Send>(places: u32, before: T) -> (Giver<T>, Taker<T>) {
     let places = places.clamp(1, 1 << 20).next_power_of_two();
     let ring = Arc::new(Ring {
-        places: (0..places).map(|_| UnsafeCell::new(MaybeUninit::uninit())).collect(),
+        places: (0..places).map(|_| UnsafeCell::new(before)).collect(),
         given: CachePadded::default(),
         done: CachePadded::default(),
     });
@@ -95,15 +94,15 @@ impl<T: Copy> Giver<T> {
         self.next
     }
 
-    /// Puts a value. False, and nothing done, when there is no place left.
-    // What the value is made of is written to the place at once.
+    /// Puts a value, which is written over what was in its place before. False, and nothing done, when there is no
+    /// place left.
     #[inline(always)]
-    pub(super) fn put(&mut self, value: impl FnOnce() -> T) -> bool {
+    pub(super) fn put(&mut self, write: impl FnOnce(&mut T)) -> bool {
         if self.room() == 0 {
             return false;
         }
         // SAFETY: the place holds no value that is out, so nobody else looks at it.
-        unsafe { (*self.ring.place(self.next)).write(value()) };
+        write(unsafe { &mut *self.ring.place(self.next) });
         self.next = self.next.wrapping_add(1);
         prefetch_to_write(self.ring.place(self.next.wrapping_add(AHEAD)));
         true
@@ -153,7 +152,7 @@ impl<T: Copy> Taker<T> {
         assert!(i < self.known.wrapping_sub(self.first));
         // SAFETY: the value has been published, and is not written again before this end has done with it, which
         // takes `&mut self`.
-        unsafe { (*self.ring.place(self.first.wrapping_add(i))).assume_init_ref() }
+        unsafe { &*self.ring.place(self.first.wrapping_add(i)) }
     }
 
     /// Loads value number `i`, if it can be read: one that is yet to be written is left to who writes it.
@@ -214,7 +213,7 @@ mod tests {
     proptest! {
         #[test]
         fn agrees_with_queues(places in 1u32..20, steps in steps()) {
-            let (mut giver, mut taker) = ring(places);
+            let (mut giver, mut taker) = ring(places, 0);
             giver.begin_at(&mut taker, FIRST);
             let size = places.next_power_of_two() as usize;
             let [mut hidden, mut seen, mut done] = [const { VecDeque::<u32>::new() }; 3];
@@ -225,7 +224,7 @@ mod tests {
                         prop_assert_eq!(giver.room() as usize, size - hidden.len() - seen.len() - done.len());
                         prop_assert_eq!(giver.next(), FIRST.wrapping_add(n));
                         let room = giver.room() > 0;
-                        prop_assert_eq!(giver.put(|| n), room);
+                        prop_assert_eq!(giver.put(|v| *v = n), room);
                         if room {
                             hidden.push_back(n);
                             n += 1;
@@ -262,14 +261,14 @@ mod tests {
     #[test]
     fn nothing_is_torn_lost_or_out_of_order_between_two_threads() {
         const VALUES: u64 = 300_000;
-        let (mut giver, mut taker) = ring::<Wide>(64);
+        let (mut giver, mut taker) = ring::<Wide>(64, [0; 5]);
         std::thread::scope(|s| {
             s.spawn(move || {
                 let (mut next, mut back) = (0, 0);
                 while back < VALUES {
                     // Batches of all sizes.
                     for _ in 0..=next % 37 {
-                        next += u64::from(next < VALUES && giver.put(|| [next; 5]));
+                        next += u64::from(next < VALUES && giver.put(|v| *v = [next; 5]));
                     }
                     if !giver.publish() {
                         std::thread::yield_now();
@@ -297,8 +296,8 @@ mod tests {
     #[test]
     #[should_panic = "assertion failed"]
     fn what_is_not_published_cannot_be_read() {
-        let (mut giver, mut taker) = ring(4);
-        assert!(giver.put(|| 1));
+        let (mut giver, mut taker) = ring(4, 0);
+        assert!(giver.put(|v| *v = 1));
         assert_eq!(taker.ready(), 0);
         taker.get(0);
     }
@@ -306,8 +305,8 @@ mod tests {
     #[test]
     #[should_panic = "assertion failed"]
     fn what_is_not_published_cannot_be_given_back() {
-        let (mut giver, mut taker) = ring(4);
-        assert!(giver.put(|| 1));
+        let (mut giver, mut taker) = ring(4, 0);
+        assert!(giver.put(|v| *v = 1));
         assert_eq!(taker.ready(), 0);
         taker.done(1);
     }

@@ -19,10 +19,12 @@ use crate::io::{BURST, Frame, Port};
 use crate::packet::transport::Ports;
 use crate::packet::{ETHERNET, Headers, Ip, V4, V6, protocol, view_mut};
 
+/// So many packets are taken all the way, then as many later ones have loaded what they will need.
+const STEP: u32 = 8;
 /// A place is loaded while so many before it are read: another core has written it.
-const PLACES: u32 = 24;
+const PLACES: u32 = 3 * STEP;
 /// A connection, or a lent frame, is loaded while so many packets before it are taken all the way.
-const LOADED: u32 = 12;
+const LOADED: u32 = 2 * STEP;
 /// Bursts of one other worker's frames that are taken over in a turn. They have cost work already, so they go before
 /// what waits at the ports, a burst of each: the queues stay short, and what is too much is lost at the ports.
 const BURSTS: usize = 4;
@@ -49,34 +51,39 @@ pub(super) fn take_over<P: Port>(w: &mut Core<P>, families: &mut Families) -> us
 fn burst_of<P: Port>(w: &mut Core<P>, families: &mut Families, from: &mut Taker<Place>, ready: u32) -> usize {
     families.v4.begin_burst();
     families.v6.begin_burst();
-    for i in 0..PLACES {
-        from.load(i);
-    }
-    for i in 0..ready.min(LOADED) {
-        load(families, from.get(i));
-    }
+    // Of interfaces that packets can go the short way from.
+    let interfaces = if w.is_unheard() { w.snapshot.fib.interfaces.len() } else { 0 };
     let (mut at, mut frames, mut lost) = (0, 0, 0);
-    while at < ready {
-        let place = from.get(at);
-        let n = place.places() as u32;
-        if at + n > ready {
-            // The rest of it comes with the next burst.
+    (0..PLACES).for_each(|i| from.load(i));
+    load(families, from, 0, ready.min(LOADED));
+    let (mut loaded, mut until) = (ready.min(LOADED), 0);
+    loop {
+        if at >= until {
+            // At the beginning of a step.
+            until = at + STEP;
+            (at + PLACES..until + PLACES).for_each(|i| from.load(i));
+            let to = ready.min(until + LOADED);
+            load(families, from, loaded, to);
+            loaded = to;
+        }
+        if at >= ready {
             break;
         }
-        from.load(at + PLACES);
-        if at + LOADED < ready {
-            load(families, from.get(at + LOADED));
-        }
-        let rest = (n > 1).then(|| &from.get(at + 1).body);
+        let place = from.get(at);
         let taken = match place.kind {
-            Kind::V4 => copied::<P, V4>(w, &mut families.v4, place, rest),
-            Kind::V6 => copied::<P, V6>(w, &mut families.v6, place, rest),
-            _ => lent(w, families, place),
+            Kind::V4 => copied::<P, V4>(w, &mut families.v4, place, None, interfaces),
+            Kind::V6 => copied::<P, V6>(w, &mut families.v6, place, None, interfaces),
+            Kind::HalfV4 | Kind::HalfV6 => {
+                at += 1;
+                // The other half may come with the next burst, but it is there.
+                halves(w, families, place, &from.get(at).body, interfaces)
+            }
+            _ => lent(w, families, place, interfaces),
         };
         if !taken {
             lost += 1;
         }
-        at += n;
+        at += 1;
         frames += 1;
     }
     from.done(at);
@@ -87,47 +94,77 @@ fn burst_of<P: Port>(w: &mut Core<P>, families: &mut Families, from: &mut Taker<
     frames as usize
 }
 
-/// Loads what a packet will need.
+/// Loads what packets will need.
 #[inline(always)]
-fn load(families: &Families, place: &Place) {
-    if place.kind >= Kind::LentV4 {
-        prefetch(place.address());
-    }
-    if place.entry != Entry::NONE {
-        match place.kind {
-            Kind::V4 | Kind::LentV4 => families.v4.slab.prefetch(place.entry.slot(), place.is_stateful()),
-            _ => families.v6.slab.prefetch(place.entry.slot(), place.is_stateful()),
+fn load(families: &Families, from: &Taker<Place>, first: u32, end: u32) {
+    for i in first..end {
+        let place = from.get(i);
+        if place.kind >= Kind::LentV4 {
+            prefetch(place.address());
         }
+        if place.entry != Entry::NONE {
+            if place.kind.is_v4() {
+                families.v4.slab.prefetch(place.entry.slot(), place.is_stateful());
+            } else {
+                families.v6.slab.prefetch(place.entry.slot(), place.is_stateful());
+            }
+        }
+    }
+}
+
+/// Takes a packet all the way that lies in two places.
+#[inline(never)]
+fn halves<P: Port>(
+    w: &mut Core<P>,
+    families: &mut Families,
+    place: &Place,
+    rest: &[u8; BODY],
+    interfaces: usize,
+) -> bool {
+    if place.kind.is_v4() {
+        copied::<P, V4>(w, &mut families.v4, place, Some(rest), interfaces)
+    } else {
+        copied::<P, V6>(w, &mut families.v6, place, Some(rest), interfaces)
     }
 }
 
 /// Takes a packet all the way that lies in the queue. False when there is no frame for it.
 #[inline(always)]
-fn copied<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, place: &Place, rest: Option<&[u8; BODY]>) -> bool {
-    let Some(empty) = empty(w, LONGEST) else { return false };
-    let b: &mut [u8; LONGEST] = view_mut(w.pool.bytes_mut(Frame { len: LONGEST as u16, ..empty }), 0);
+fn copied<P: Port, A: Member>(
+    w: &mut Core<P>,
+    t: &mut Family<A>,
+    place: &Place,
+    rest: Option<&[u8; BODY]>,
+    interfaces: usize,
+) -> bool {
+    let Some(empty) = w.pool.take() else { return false };
+    let b = w.pool.bytes_mut(Frame { len: LONGEST as u16, ..empty });
     // The two addresses before it are those of the next hop's link, as a rule.
     *view_mut(b, 12) = A::ETHERTYPE.to_be_bytes();
     *view_mut(b, ETHERNET) = place.body;
     if let Some(rest) = rest {
         *view_mut(b, ETHERNET + BODY) = *rest;
     }
-    known(w, t, Frame { len: place.len, ..empty }, place, &place.body);
+    known(w, t, Frame { len: place.len, ..empty }, place, &place.body, interfaces);
     true
 }
 
 /// Takes a lent frame all the way. False when there is no frame to copy it to.
 #[inline(never)]
-fn lent<P: Port>(w: &mut Core<P>, families: &mut Families, place: &Place) -> bool {
+fn lent<P: Port>(w: &mut Core<P>, families: &mut Families, place: &Place, interfaces: usize) -> bool {
     // SAFETY: the lender keeps the frame untouched and mapped until the queue's place comes back to it, which is
     // after this call, and `len` bytes of it are a packet in its pool.
     let bytes = unsafe { std::slice::from_raw_parts(place.address(), usize::from(place.len)) };
-    let Some(empty) = empty(w, bytes.len()) else { return false };
+    let Some(empty) = w.pool.take() else { return false };
+    if bytes.len() > w.pool.capacity() {
+        w.pool.give(empty);
+        return false;
+    }
     let f = Frame { len: place.len, ..empty };
     w.pool.bytes_mut(f).copy_from_slice(bytes);
     match place.kind {
-        Kind::LentV4 => known(w, &mut families.v4, f, place, &bytes[ETHERNET..]),
-        Kind::LentV6 => known(w, &mut families.v6, f, place, &bytes[ETHERNET..]),
+        Kind::LentV4 => known(w, &mut families.v4, f, place, &bytes[ETHERNET..], interfaces),
+        Kind::LentV6 => known(w, &mut families.v6, f, place, &bytes[ETHERNET..], interfaces),
         kind => {
             burst::one(w, families, f, place.interface, kind.handed());
             burst::forward(w, families);
@@ -136,25 +173,20 @@ fn lent<P: Port>(w: &mut Core<P>, families: &mut Families, place: &Place) -> boo
     true
 }
 
-/// An empty frame with room for a packet of a length.
-#[inline(always)]
-fn empty<P: Port>(w: &mut Core<P>, length: usize) -> Option<Frame> {
-    let empty = w.pool.take()?;
-    if length > w.pool.capacity() {
-        w.pool.give(empty);
-        return None;
-    }
-    Some(empty)
-}
-
 /// Takes a packet all the way whose headers and checksums are known to be right. `packet` is its beginning, read from
 /// where it came from: the copy takes a while to arrive in the cache.
 #[inline(always)]
-fn known<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, f: Frame, place: &Place, packet: &[u8]) {
-    // The interface may have gone meanwhile.
-    let simple = usize::from(place.interface) < w.snapshot.fib.interfaces.len() && w.is_unheard();
-    // Each in a function of its own that is given a packet of its own, whose fields need not be in memory.
-    let done = simple
+fn known<P: Port, A: Member>(
+    w: &mut Core<P>,
+    t: &mut Family<A>,
+    f: Frame,
+    place: &Place,
+    packet: &[u8],
+    interfaces: usize,
+) {
+    // The interface may have gone meanwhile. Each function is given a packet of its own, whose fields need not be in
+    // memory.
+    let done = usize::from(place.interface) < interfaces
         && if place.proto == protocol::UDP {
             express::datagram(w, t, &read(f, place, packet))
         } else {

@@ -132,6 +132,8 @@ pub(super) enum Removal {
 /// One family's connections and next hops.
 pub(super) struct Family<A: Member> {
     pub(super) slab: Slab<A>,
+    /// Connections that have been removed.
+    pub(super) removed: u64,
     pub(super) table: Table,
     pub(super) neighbours: Neighbours<A>,
     pub(super) ways: Ways<A>,
@@ -192,6 +194,7 @@ impl<A: Member> Family<A> {
         let translations = Translations::new(&view)?;
         Ok(Family {
             slab: Slab::new(view)?,
+            removed: 0,
             table,
             neighbours: Neighbours::default(),
             ways: Ways::default(),
@@ -277,6 +280,7 @@ impl<A: Member> Family<A> {
         // Mostly nobody needs to know more of it.
         let all = if holds || !w.listeners.is_empty() { Some(*c) } else { None };
         self.slab.remove(slot);
+        self.removed = self.removed.wrapping_add(1);
         if let Some(c) = all.as_ref().filter(|_| holds) {
             self.release_held(w, slot, c);
         }

@@ -26,6 +26,7 @@ pub mod listing;
 pub mod logged;
 mod neighbour;
 mod options;
+mod overdue;
 mod path;
 mod pieces;
 mod place;

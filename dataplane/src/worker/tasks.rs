@@ -2,22 +2,19 @@
 
 use std::collections::VecDeque;
 
-use arrayvec::ArrayVec;
-
 use super::core::Core;
 use super::events::Before;
 use super::explain::explain;
 use super::family::{Families, Family, Member, Removal};
 use super::host;
 use super::listing::ConnectionInfo;
-use super::shared::{Command, Edit, Slot};
+use super::overdue::Overdue;
+use super::shared::{Command, Edit};
 use super::succession;
 use crate::io::Port;
 
 /// Slots a walk looks at in a turn without traffic, and between two bursts.
 const SLICE: [u32; 2] = [1024, 64];
-/// Expired connections that are freed between two bursts.
-const EXPIRE_BUSY: usize = 32;
 
 /// A walk over all connections under way.
 #[derive(Debug)]
@@ -33,8 +30,7 @@ struct Walk {
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
     walks: VecDeque<Walk>,
-    /// Slots that the control thread has found expired.
-    expired: Vec<Slot>,
+    overdue: Overdue,
     /// Walks on account of a policy, the same way.
     policies: VecDeque<succession::Walk>,
 }
@@ -42,7 +38,7 @@ pub(super) struct Tasks {
 impl Tasks {
     /// Whether something is left to do at once.
     pub(super) fn pending(&self) -> bool {
-        !self.walks.is_empty() || !self.policies.is_empty() || !self.expired.is_empty()
+        !self.walks.is_empty() || !self.policies.is_empty() || self.overdue.pending()
     }
 
     /// A new policy is in force as of this generation.
@@ -58,19 +54,7 @@ impl Tasks {
             host::follow_answer(w, f, &s);
         }
         w.flush_ended();
-        if self.expired.is_empty() {
-            self.expired = own.expired.pop().unwrap_or_default();
-        }
-        if !self.expired.is_empty() {
-            // As traffic goes on, so do its packets: their rate suffers little.
-            let n = if busy { EXPIRE_BUSY } else { self.expired.len() };
-            let rest = self.expired.len().saturating_sub(n);
-            for some in self.expired[rest..].chunks(EXPIRE_BUSY) {
-                expire(w, &mut f.v4, some, |s| if let Slot::V4(i) = s { Some(*i) } else { None });
-                expire(w, &mut f.v6, some, |s| if let Slot::V6(i) = s { Some(*i) } else { None });
-            }
-            self.expired.truncate(rest);
-        }
+        self.overdue.turn(w, f, busy);
         w.listeners.retain(|s| !s.is_closed());
         w.tracers.retain(|t| !t.is_closed());
         match own.commands.pop() {
@@ -105,37 +89,6 @@ impl Tasks {
                 let _ = reply.try_send(walk.edited);
             }
         }
-    }
-}
-
-/// Re-checks slots that the control thread found expired, and frees them; those of one family among a few.
-fn expire<P: Port, A: Member>(
-    w: &mut Core<P>,
-    t: &mut Family<A>,
-    slots: &[Slot],
-    own: impl Fn(&Slot) -> Option<u32> + Copy,
-) {
-    // All are loaded before the first is looked at, and all their buckets before the first is removed.
-    for s in slots.iter().filter_map(own) {
-        t.slab.prefetch(s, true);
-    }
-    let mut over: ArrayVec<(u32, [u64; 2]), EXPIRE_BUSY> = ArrayVec::new();
-    for s in slots.iter().filter_map(own) {
-        if !t.slab.is_live(s) {
-            continue;
-        }
-        if t.slab.get(s).deadline.reached(w.now) {
-            let hashes = t.hashes(w, s);
-            for h in hashes {
-                t.table.prefetch(h);
-            }
-            over.push((s, hashes));
-        } else {
-            t.slab.publish_deadline(s);
-        }
-    }
-    for (s, hashes) in over {
-        t.remove_hashed(w, s, hashes, Removal::Expired);
     }
 }
 

@@ -51,7 +51,7 @@ fn check<A: Ip>(frame: &[u8]) {
             let key = h.key(ports);
             assert_eq!((key.tuple.src, key.tuple.dst, key.proto), (h.src, h.dst, h.proto));
             let whole = (transport::classify(frame, &h), transport::verify(frame, h));
-            assert_eq!(transport::read(frame, &h), whole);
+            assert_eq!(transport::read(frame, h), whole);
             let mut right = frame.to_vec();
             fill(&mut right, &h);
             assert_eq!(transport::verify(&right, h), ChecksumState::Good);

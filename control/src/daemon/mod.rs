@@ -209,9 +209,7 @@ async fn gateway(policies: &Arc<Policies>, watch_file: bool, signals: &mut Signa
     }
     let backed = shared.clone();
     threads.start("backing", move || {
-        while !backed.stop.load(Ordering::Relaxed) {
-            std::thread::sleep(backing::step(&backed));
-        }
+        backing::run(&backed);
         Ok(())
     })?;
     let (punts, ingress, translated) = (shared.clone(), steering.ingress(), answers.clone());

@@ -3,14 +3,16 @@
 use std::io;
 use std::ptr::NonNull;
 
-/// Regions of so many bytes and more are backed by huge pages.
-const HUGE_FROM: usize = 4 << 20;
+/// Size of a huge page in bytes. Regions of so many and more are backed by them.
+const HUGE_PAGE: usize = 2 << 20;
 
 /// A private anonymous mapping. Pages cost memory only once touched, and may be huge.
 #[derive(Debug)]
 pub(crate) struct Region<T> {
     base: NonNull<T>,
     len: usize,
+    /// Length of the mapping.
+    bytes: usize,
 }
 
 // SAFETY: the region is owned memory, as a Vec is.
@@ -26,6 +28,8 @@ impl<T> Region<T> {
     pub(crate) unsafe fn zeroed(len: usize) -> io::Result<Self> {
         assert!(size_of::<T>() > 0 && !std::mem::needs_drop::<T>() && align_of::<T>() <= 4096);
         let bytes = len.max(1) * size_of::<T>();
+        // The kernel lets a mapping of whole huge pages begin where one does.
+        let bytes = if bytes < HUGE_PAGE { bytes } else { bytes.next_multiple_of(HUGE_PAGE) };
         // SAFETY: a new anonymous mapping overlaps nothing.
         let p = unsafe {
             libc::mmap(
@@ -40,11 +44,11 @@ impl<T> Region<T> {
         if p == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        if bytes >= HUGE_FROM {
+        if bytes >= HUGE_PAGE {
             // SAFETY: advice about our own mapping; where it is refused, ordinary pages serve.
             unsafe { libc::madvise(p, bytes, libc::MADV_HUGEPAGE) };
         }
-        Ok(Region { base: NonNull::new(p.cast()).expect("mmap does not return null"), len })
+        Ok(Region { base: NonNull::new(p.cast()).expect("mmap does not return null"), len, bytes })
     }
 
     /// Has all of it backed by memory now, for what is used in no order: each page that is touched for the first
@@ -83,7 +87,7 @@ impl<T> Region<T> {
 impl<T> Drop for Region<T> {
     fn drop(&mut self) {
         // SAFETY: unmaps exactly what `zeroed` mapped; nothing borrows it any more.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len.max(1) * size_of::<T>()) };
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
 }
 

@@ -9,8 +9,9 @@
 use std::io;
 use std::mem::{MaybeUninit, offset_of};
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, Thread};
 
 use super::region::{Region, populate, prefetch, prefetch_to_write};
 use super::{Connection, Entry, Ticks};
@@ -27,8 +28,10 @@ struct Deadlines {
     high_water: AtomicU32,
     /// What there is for each slot beside its cell, as a rule in arrays of the worker's own.
     parts: [Part; PARTS],
-    /// Slots that are backed by memory.
+    /// Slots that are backed by memory; all of them while nobody backs them ahead of use.
     backed: AtomicU32,
+    /// Who backs them.
+    backer: OnceLock<Thread>,
 }
 
 /// Where an array begins that has a place for each slot, and how large a place is; 0 while there is none.
@@ -41,11 +44,13 @@ struct Part {
 const PARTS: usize = 3;
 
 /// Slots that are backed beyond those in use: as many again, within these bounds.
-const AHEAD: (u32, u32) = (1 << 14, 1 << 18);
+const AHEAD: (u32, u32) = (1 << 15, 1 << 18);
 /// A slot that was never used is loaded while so many before it are taken.
 const FRESH: u32 = 8;
 /// Slots backed at a time.
 const AT_ONCE: u32 = 1 << 14;
+/// Whoever backs them is woken whenever so many more are in use.
+const WAKE_EACH: u32 = 1 << 12;
 
 impl SlabView {
     /// Deadlines for `capacity` slots.
@@ -59,7 +64,8 @@ impl SlabView {
             cells,
             high_water: AtomicU32::new(0),
             parts: Default::default(),
-            backed: AtomicU32::new(0),
+            backed: AtomicU32::new(capacity),
+            backer: OnceLock::new(),
         })))
     }
 
@@ -70,17 +76,33 @@ impl SlabView {
         p.base.store(array.as_ptr() as usize, Ordering::Relaxed);
     }
 
-    /// Backs slots with memory before the worker comes to them, so that it need not pause for that; some at a time.
-    /// To be called by one thread, every now and then. False when enough are backed.
-    pub fn back_ahead(&self) -> bool {
+    /// From now on the calling thread backs slots ahead of use, and is [unparked](Thread::unpark) when more are in use;
+    /// the worker uses none that is not backed.
+    pub(crate) fn has_backer(&self) {
+        if self.0.backer.set(thread::current()).is_ok() {
+            // A slab begins with as many.
+            self.0.backed.store(AHEAD.0.min(self.capacity()), Ordering::Relaxed);
+        }
+    }
+
+    /// Backs some slots with memory before the worker comes to them, so that it need not pause for that. To be called by
+    /// the thread that [does so](Self::has_backer). False when enough are backed.
+    pub(crate) fn back_ahead(&self) -> bool {
         let d = &*self.0;
-        let (used, backed) = (self.high_water(), d.backed.load(Ordering::Relaxed));
-        let from = backed.max(used);
+        let (used, from) = (self.high_water(), d.backed.load(Ordering::Relaxed));
         let want = used.saturating_add(used.clamp(AHEAD.0, AHEAD.1)).min(self.capacity());
         if from >= want {
             return false;
         }
         let to = want.min(from.saturating_add(AT_ONCE));
+        self.back(from, to);
+        d.backed.store(to, Ordering::Relaxed);
+        true
+    }
+
+    /// Backs these slots.
+    fn back(&self, from: u32, to: u32) {
+        let d = &*self.0;
         let cells = (d.cells.as_slice().as_ptr() as usize, size_of::<AtomicU32>());
         let parts = d.parts.iter().map(|p| (p.base.load(Ordering::Relaxed), p.size.load(Ordering::Relaxed)));
         for (base, size) in parts.chain([cells]).filter(|(base, _)| *base != 0) {
@@ -88,8 +110,6 @@ impl SlabView {
             // would have to back.
             populate(base + from as usize * size, (to - from) as usize * size);
         }
-        d.backed.store(to, Ordering::Relaxed);
-        true
     }
 
     /// Number of slots that have ever been used; the ones to scan.
@@ -175,6 +195,8 @@ pub struct Slab<A: Address> {
     free: Option<Free>,
     free_next: Region<u32>,
     used: u32,
+    /// Slots known to be backed.
+    backed: u32,
     live: u32,
     /// Slots that [`Slab::hit`] may be asked about: all that were in use when the burst began, or none once one
     /// has been freed.
@@ -202,7 +224,8 @@ impl<A: Address> Slab<A> {
         let free_next: Region<u32> = unsafe { Region::zeroed(n)? };
         view.has_part(0, &slots);
         view.has_part(1, &free_next);
-        Ok(Slab { slots, view, free: None, free_next, used: 0, live: 0, sure: 0 })
+        view.back(0, AHEAD.0.min(view.capacity()));
+        Ok(Slab { slots, view, free: None, free_next, used: 0, backed: 0, live: 0, sure: 0 })
     }
 
     /// Number of connections.
@@ -234,7 +257,8 @@ impl<A: Address> Slab<A> {
     }
 
     /// Puts a connection into a free slot, where it is not live before [`Slab::begin`]; until that or
-    /// [`Slab::withdraw`] nothing else may be asked of the slot. `None` when there is none.
+    /// [`Slab::withdraw`] nothing else may be asked of the slot. `None` when there is none: because it [is
+    /// full](Slab::is_full), or because the next one is not backed by memory yet.
     #[inline(always)]
     pub fn place(&mut self, c: Connection<A>) -> Option<u32> {
         let i = match self.free {
@@ -243,16 +267,31 @@ impl<A: Address> Slab<A> {
                 self.free = after.checked_sub(1).map(|next| Free { next });
                 next
             }
-            None if self.used < self.view.capacity() => {
-                // Another core has zeroed them not long ago.
-                self.prefetch_to_write(self.used + FRESH);
-                self.used += 1;
-                self.view.0.high_water.store(self.used, Ordering::Release);
-                self.used - 1
-            }
-            None => return None,
+            None => self.fresh()?,
         };
         self.slots.as_mut_slice()[i as usize].write(c);
+        Some(i)
+    }
+
+    /// A slot that was never used.
+    #[inline]
+    fn fresh(&mut self) -> Option<u32> {
+        let i = self.used;
+        let d = &self.view.0;
+        let wake = i.is_multiple_of(WAKE_EACH);
+        if wake || i >= self.backed {
+            self.backed = d.backed.load(Ordering::Relaxed);
+        }
+        if wake && let Some(backer) = d.backer.get() {
+            backer.unpark();
+        }
+        if i >= self.backed {
+            return None;
+        }
+        // Another core has zeroed them not long ago.
+        self.prefetch_to_write(i + FRESH);
+        self.used = i + 1;
+        self.view.0.high_water.store(self.used, Ordering::Release);
         Some(i)
     }
 
@@ -387,6 +426,46 @@ impl<A: Address> Slab<A> {
             for line in (each..size_of::<Connection<A>>()).step_by(64) {
                 prefetch(p.wrapping_add(line));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conntrack::{Key, Private};
+    use crate::packet::V4;
+
+    #[test]
+    fn slots_are_used_once_they_are_backed() {
+        let capacity = AHEAD.0 + 2 * AT_ONCE;
+        let view = SlabView::new(capacity).unwrap();
+        let mut slab: Slab<V4> = Slab::new(view.clone()).unwrap();
+        let mut fill = || {
+            let c =
+                Connection { deadline: Ticks(7), ..Connection::new(Key::default(), Key::default(), Private::Plain) };
+            let mut n = 0;
+            while slab.insert(c).is_some() {
+                n += 1;
+            }
+            (n, slab.is_full())
+        };
+        view.has_backer();
+        assert_eq!(fill(), (AHEAD.0, false));
+        assert!(view.back_ahead());
+        assert_eq!(fill(), (AT_ONCE, false));
+        while view.back_ahead() {}
+        assert_eq!(fill(), (AT_ONCE, true));
+        assert!(!view.back_ahead());
+    }
+
+    #[test]
+    fn all_slots_can_be_used_while_nobody_backs_them() {
+        let mut slab: Slab<V4> = Slab::new(SlabView::new(3).unwrap()).unwrap();
+        for i in 0..4 {
+            let c =
+                Connection { deadline: Ticks(7), ..Connection::new(Key::default(), Key::default(), Private::Plain) };
+            assert_eq!(slab.insert(c), (i < 3).then_some(i));
         }
     }
 }

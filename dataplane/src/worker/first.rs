@@ -104,7 +104,7 @@ pub(super) fn first<P: Port, A: Member>(
     let Some(slot) = t.slab.place(decided.connection(w, p, exit.as_ref())) else {
         choose::release(w, source);
         unreserve(w, t, &key, reserved, p.hash);
-        return Err(DropReason::TableFull);
+        return Err(if t.slab.is_full() { DropReason::TableFull } else { DropReason::TableGrows });
     };
     let c = t.slab.placed(slot);
     if exit.is_none() {

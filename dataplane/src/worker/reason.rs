@@ -84,6 +84,9 @@ reasons! {
         /// The connection table is full.
         TableFull = "table_full",
             "Raise `conntrack.max_connections`, or find who holds so many: `sluice conntrack list`.";
+        /// New connections come faster than the machine gives memory for them; those that there are go on.
+        TableGrows = "table_grows",
+            "Nothing, if it was one burst: memory stays with the table. A host that gives it slowly is short of it.";
         /// The source address has as many connections as it may have.
         SourceConnections = "source_connections",
             "A host is busier than `conntrack.limits` allows, or infected; raise the limit or look at the host.";

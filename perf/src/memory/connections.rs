@@ -15,7 +15,7 @@ pub(super) fn run(s: &mut Section) -> Result<()> {
     let mut memory = Samples::default();
     for _ in 0..if s.quick { 3 } else { 9 } {
         let mut g = Gateway::with_policy(Kind::Udp, policy(flows))?;
-        let made = g.run(Plan::each(flows, Segment::Data), Plan::none())?;
+        let made = g.begin(Plan::each(flows, Segment::Data))?;
         rates.add(1e-6 * f64::from(flows) / made.as_secs_f64());
         memory.add(resident()? as f64 / 1e6);
     }

@@ -12,7 +12,7 @@ use dataplane::worker::shared::Shared;
 
 use super::Section;
 use super::flows::{Kind, Segment};
-use super::gateway::{Gateway, policy};
+use super::gateway::{Gateway, policy, unhurried};
 use super::generator::Plan;
 use super::samples::Samples;
 
@@ -75,8 +75,10 @@ pub(super) fn all(flows: u32) -> Result<()> {
     let mut p = policy(flows);
     p.timeouts = vec![Timeouts { udp: 1, ..Timeouts::linux() }];
     let mut g = Gateway::with_policy(Kind::Udp, p)?;
-    g.start(Plan::each(flows, Segment::Data), Plan::none());
-    while g.worker.turn() > 0 {}
+    for part in unhurried(flows) {
+        g.start(part, Plan::none());
+        while g.worker.turn() > 0 {}
+    }
     thread::sleep(Duration::from_secs(2));
     let scanner = Scanner::start(&g.shared);
     let start = Instant::now();
@@ -96,10 +98,10 @@ fn once(flows: u32) -> Result<(f64, f64)> {
     let mut g = Gateway::with_policy(Kind::Udp, p)?;
     let scanner = Scanner::start(&g.shared);
     let start = Instant::now();
-    g.run(Plan::each(flows, Segment::Data), Plan::none())?;
+    g.begin(Plan::each(flows, Segment::Data))?;
     let made = start.elapsed();
     let others = Plan { first: flows, ..Plan::each(ESTABLISHED, Segment::Data) };
-    g.run(others, Plan::none())?;
+    g.begin(others)?;
     g.run(Plan::none(), others)?;
     let traffic = |g: &mut Gateway, packets: u64| -> Result<f64> {
         let half = Plan { first: flows, ..Plan::data(ESTABLISHED, packets / 2) };

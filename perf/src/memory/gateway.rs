@@ -14,7 +14,7 @@ use dataplane::policy::{
 };
 use dataplane::route::{Fib, Interface, Mac, NextHop, Target};
 use dataplane::worker::shared::Shared;
-use dataplane::worker::{Options, Worker, backing};
+use dataplane::worker::{DropReason, Options, Worker, backing};
 
 use super::flows::{Flows, GATEWAY, Kind, OUTSIDE, PEER, Segment, Side};
 use super::generator::{Generator, Plan};
@@ -27,6 +27,16 @@ pub(super) const PORT: u16 = 53;
 
 /// Connections that are made before the first of them is answered.
 const AT_ONCE: u32 = 1 << 20;
+
+/// First packets of `flows` connections, some at a time and with pauses, so that none is refused because memory is not
+/// there yet: under valgrind the threads take turns.
+pub(super) fn unhurried(flows: u32) -> impl Iterator<Item = Plan> {
+    const PART: u32 = 1 << 13;
+    (0..flows).step_by(PART as usize).map(move |first| {
+        thread::sleep(Duration::from_millis(50));
+        Plan { first, ..Plan::each(PART.min(flows - first), Segment::Data) }
+    })
+}
 
 /// One worker and its traffic.
 pub(super) struct Gateway {
@@ -127,24 +137,49 @@ impl Gateway {
         let ports = vec![port(Side::Request), port(Side::Reply)];
         let worker = Worker::new(0, shared.clone(), pool, ports, Options { busy_poll: true })?;
         let backed = shared.clone();
-        let backing = thread::spawn(move || {
-            while !backed.stop.load(Ordering::Relaxed) {
-                thread::sleep(backing::step(&backed));
-            }
-        });
+        let backing = thread::spawn(move || backing::run(&backed));
         Ok(Gateway { worker, shared, kind, backing: Some(backing) })
     }
 
     /// Runs frames through. Returns the CPU time that was the worker's.
     pub(super) fn run(&mut self, requests: Plan, replies: Plan) -> Result<Duration> {
+        let (took, sent) = self.offer(requests, replies);
+        let due = requests.frames + replies.frames;
+        ensure!(sent == due, "{sent} frames of {due} were forwarded");
+        Ok(took)
+    }
+
+    /// Makes connections: those that are refused because memory is not there yet are asked for again. Returns the CPU
+    /// time that was the worker's.
+    pub(super) fn begin(&mut self, requests: Plan) -> Result<Duration> {
+        let mut all = Duration::ZERO;
+        loop {
+            let refused = self.refused();
+            let (took, sent) = self.offer(requests, Plan::none());
+            all += took;
+            let refused = self.refused() - refused;
+            ensure!(sent + refused == requests.frames, "{sent} frames of {} were forwarded", requests.frames);
+            if refused == 0 {
+                return Ok(all);
+            }
+            self.worker.ports()[0].again();
+        }
+    }
+
+    /// Connections that were refused because memory was not there yet.
+    pub(super) fn refused(&self) -> u64 {
+        self.shared.workers[0].counters.drops[DropReason::TableGrows as usize].get()
+    }
+
+    /// Runs frames through. Returns the CPU time that was the worker's and the number of those that were forwarded.
+    fn offer(&mut self, requests: Plan, replies: Plan) -> (Duration, u64) {
         self.start(requests, replies);
         let start = sys::thread_time();
         self.measured();
         let all = sys::thread_time() - start;
         let [request, reply] = self.worker.ports() else { unreachable!("there are two ports") };
-        let (sent, due) = (request.sent + reply.sent, requests.frames + replies.frames);
-        ensure!(sent == due, "{sent} frames of {due} were forwarded");
-        Ok(all.saturating_sub(request.cost(requests.frames) + reply.cost(replies.frames)))
+        let cost = request.cost(requests.frames) + reply.cost(replies.frames);
+        (all.saturating_sub(cost), request.sent + reply.sent)
     }
 
     /// Has frames come in from the next turn on.
@@ -164,7 +199,7 @@ impl Gateway {
     pub(super) fn establish(&mut self, flows: u32) -> Result<()> {
         if self.kind == Kind::Tcp {
             for segment in [Segment::Syn, Segment::Data] {
-                self.run(Plan::each(flows, segment), Plan::none())?;
+                self.begin(Plan::each(flows, segment))?;
                 self.run(Plan::none(), Plan::each(flows, segment))?;
             }
         } else {
@@ -172,7 +207,7 @@ impl Gateway {
             let mut first = 0;
             while first < flows {
                 let some = Plan { first, ..Plan::each(AT_ONCE.min(flows - first), Segment::Data) };
-                self.run(some, Plan::none())?;
+                self.begin(some)?;
                 self.run(Plan::none(), some)?;
                 first += some.flows;
             }

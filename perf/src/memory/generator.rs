@@ -73,6 +73,11 @@ impl Generator {
         (self.plan, self.left, self.sent, self.timed, self.spent) = (plan, plan.frames, 0, 0, Duration::ZERO);
     }
 
+    /// Goes back to where it was before the last run.
+    pub(super) fn again(&mut self) {
+        self.made -= self.plan.frames;
+    }
+
     /// Frames made in this run.
     pub(super) fn taken(&self) -> u64 {
         self.plan.frames - self.left

@@ -5,8 +5,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
-use super::flows::{Kind, Segment};
-use super::gateway::Gateway;
+use super::flows::Kind;
+use super::gateway::{Gateway, unhurried};
 use super::generator::Plan;
 use super::{Section, expiry, rules, workers};
 
@@ -60,7 +60,9 @@ pub(crate) fn run(a: &Count) -> Result<()> {
         _ => None,
     };
     if let Some(mut g) = beginning {
-        g.run(Plan::each(PACKETS as u32, Segment::Data), Plan::none())?;
+        for part in unhurried(PACKETS as u32) {
+            g.run(part, Plan::none())?;
+        }
         println!("{PACKETS}");
         return Ok(());
     }

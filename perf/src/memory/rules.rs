@@ -195,7 +195,7 @@ fn connections(report: &mut Report, flows: u32) -> Result<()> {
     for _ in 0..7 {
         for (policy, samples) in policies.iter().zip(&mut samples) {
             let mut g = Gateway::with_policy(Kind::UdpAnywhere, policy.clone())?;
-            let made = g.run(Plan::each(flows, Segment::Data), Plan::none())?;
+            let made = g.begin(Plan::each(flows, Segment::Data))?;
             samples.push(f64::from(flows) / made.as_secs_f64() / 1e6);
         }
     }

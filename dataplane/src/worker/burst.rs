@@ -1,5 +1,7 @@
 //! A burst's way to the path and along it, stage by stage, so that the packets wait for memory together.
 
+use std::ops::Range;
+
 use super::core::Core;
 use super::exit::check_addresses;
 use super::express;
@@ -19,6 +21,9 @@ use crate::policy::InterfaceId;
 /// A frame is loaded while as many others before it are parsed. Frames lie a power of two apart and share
 /// few sets of the first-level cache, so a whole burst of them does not stay there.
 const AHEAD: usize = 4;
+/// So many packets are looked up before the directory is asked about those of them that have no connection here; it is
+/// loaded while it is asked about as many before them.
+const SIFTED: usize = 16;
 
 /// Takes the frames that have come in on an interface all the way.
 // Not inlined: the loop needs all registers for itself.
@@ -218,11 +223,17 @@ fn is_own<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>)
     true
 }
 
-/// Hands packets of other workers' connections to them.
+/// Hands packets of other workers' connections, of those in a part of a burst, to them. Packets that stay are put behind
+/// those that were kept of the parts before. Returns how many are kept by now.
 #[inline(never)]
-fn sift<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, burst: &mut Vec<Packet<A>>) {
-    let mut kept = 0;
-    for i in 0..burst.len() {
+fn sift<P: Port, A: Member>(
+    w: &mut Core<P>,
+    t: &mut Family<A>,
+    burst: &mut [Packet<A>],
+    part: Range<usize>,
+    mut kept: usize,
+) -> usize {
+    for i in part {
         if is_own(w, t, &burst[i]) {
             if kept < i {
                 burst[kept] = burst[i];
@@ -230,7 +241,7 @@ fn sift<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, burst: &mut Vec<
             kept += 1;
         }
     }
-    burst.truncate(kept);
+    kept
 }
 
 fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
@@ -242,19 +253,29 @@ fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
     t.begin_burst();
     let several = w.shared.workers.len() > 1;
     let mut strangers = false;
-    for p in &mut burst {
-        p.candidate = t.table.candidate(p.hash);
-        if p.candidate != Entry::NONE {
-            t.slab.prefetch(p.candidate.slot(), p.headers.proto != protocol::UDP);
-        } else if several {
-            strangers = true;
-            w.shared.directory.prefetch(p.hash);
-        } else if let Transport::Flow(ports) = p.transport() {
-            t.guesses.add(p.hash, p.headers.key(ports));
+    let (mut sifted, mut kept, mut at) = (0, 0, 0);
+    while at < burst.len() {
+        let end = burst.len().min(at + SIFTED);
+        for p in &mut burst[at..end] {
+            p.candidate = t.table.candidate(p.hash);
+            if p.candidate != Entry::NONE {
+                t.slab.prefetch(p.candidate.slot(), p.headers.proto != protocol::UDP);
+            } else if several {
+                strangers = true;
+                w.shared.directory.prefetch(p.hash);
+            } else if let Transport::Flow(ports) = p.transport() {
+                t.guesses.add(p.hash, p.headers.key(ports));
+            }
         }
+        if strangers {
+            kept = sift(w, t, &mut burst, sifted..at, kept);
+            sifted = at;
+        }
+        at = end;
     }
     if strangers {
-        sift(w, t, &mut burst);
+        kept = sift(w, t, &mut burst, sifted..at, kept);
+        burst.truncate(kept);
     }
     if w.tracers.is_empty() {
         let unheard = w.listeners.is_empty();

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use super::core::Core;
 use super::directory::Owner;
 use super::family::{self, Packet};
-use super::place::{self, BODY, Kind, LONGEST, Place, places};
+use super::place::{self, BODY, Kind, LONGEST, Place, SHORT};
 use super::reason::{DropReason, HandoffReason};
 use super::ring::{Giver, Taker, ring};
 use crate::io::{Frame, Port};
@@ -102,26 +102,30 @@ impl<P: Port> Core<P> {
         if p.kind != family::Kind::Plain {
             return self.lend(p.interface, p.frame, owner.worker(), why);
         }
-        let n = places(p.frame.len);
-        if n == place::LENT || self.pool.room(p.frame) < LONGEST {
-            return self.lend_known(p, owner, why);
+        if usize::from(p.frame.len) > SHORT || self.pool.room(p.frame) < SHORT {
+            return self.hand_off_longer(p, owner, why);
         }
-        let put = match n {
-            1 => self.copy::<A, 1>(p, owner),
-            _ => self.copy::<A, { place::MOST }>(p, owner),
-        };
-        if !put {
-            return self.discard(p.frame, DropReason::HandoffFull);
+        if !self.copy::<A, 1>(p, owner, why) {
+            self.discard(p.frame, DropReason::HandoffFull);
         }
-        self.ends.fresh[why as usize] += 1;
-        self.pool.give(p.frame);
     }
 
-    /// Copies a packet into so many places. False, and nothing done, when there are not as many.
+    /// Hands a packet that is known to be right, but does not fit into one place, to another worker.
+    #[inline(never)]
+    fn hand_off_longer<A: Ip>(&mut self, p: &Packet<A>, owner: Owner, why: HandoffReason) {
+        if usize::from(p.frame.len) > LONGEST || self.pool.room(p.frame) < LONGEST {
+            self.lend_known(p, owner, why);
+        } else if !self.copy::<A, { place::MOST }>(p, owner, why) {
+            self.discard(p.frame, DropReason::HandoffFull);
+        }
+    }
+
+    /// Copies a packet into so many places, and gives its frame back. False, and nothing done, when there are not as
+    /// many.
     #[inline(always)]
-    fn copy<A: Ip, const N: usize>(&mut self, p: &Packet<A>, owner: Owner) -> bool {
+    fn copy<A: Ip, const N: usize>(&mut self, p: &Packet<A>, owner: Owner, why: HandoffReason) -> bool {
         // What follows the packet in its frame may come along; it goes no further.
-        let b: &[u8; LONGEST] = view(self.pool.bytes(Frame { len: LONGEST as u16, ..p.frame }), 0);
+        let b = self.pool.bytes(Frame { len: (ETHERNET + N * BODY) as u16, ..p.frame });
         let to = &mut self.ends.to[usize::from(owner.worker())].places;
         if to.room() < N as u32 {
             return false;
@@ -137,11 +141,12 @@ impl<P: Port> Core<P> {
                 place.body = *view(b, ETHERNET + part * BODY);
             });
         }
+        self.ends.fresh[why as usize] += 1;
+        self.pool.give(p.frame);
         true
     }
 
     /// Lends the frame of a packet that is known to be right.
-    #[inline(never)]
     fn lend_known<A: Ip>(&mut self, p: &Packet<A>, owner: Owner, why: HandoffReason) {
         let place = Place {
             entry: owner.entry(),

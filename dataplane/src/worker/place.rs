@@ -14,6 +14,8 @@ pub(super) const BODY: usize = 48;
 pub(super) const MOST: usize = 2;
 /// More than that: it is lent.
 pub(super) const LENT: usize = MOST + 1;
+/// A frame that is copied into one place is at most so long.
+pub(super) const SHORT: usize = ETHERNET + BODY;
 /// A copied frame is at most so long.
 pub(super) const LONGEST: usize = ETHERNET + MOST * BODY;
 
@@ -105,11 +107,4 @@ impl Place {
         let (address, _) = self.body.split_first_chunk().expect("a place has room for an address");
         std::ptr::with_exposed_provenance(usize::from_ne_bytes(*address))
     }
-}
-
-/// How many places a frame takes when it is copied; [`LENT`] for one that is not.
-#[inline(always)]
-pub(super) fn places(len: u16) -> usize {
-    let len = usize::from(len);
-    1 + usize::from(len > ETHERNET + BODY) + usize::from(len > LONGEST)
 }

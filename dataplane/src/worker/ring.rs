@@ -33,11 +33,15 @@ unsafe impl<T: Copy + Send> Sync for Ring<T> {}
 
 impl<T> Ring<T> {
     #[inline(always)]
-    fn place(&self, number: u32) -> *mut T {
-        // SAFETY: the number of places is a power of two, so the index is less than that.
-        unsafe { self.places.get_unchecked(number as usize & (self.places.len() - 1)).get() }
+    fn place(&self, number: u32, mask: Mask) -> *mut T {
+        // SAFETY: the mask is one less than the number of places.
+        unsafe { self.places.get_unchecked((number & mask.0) as usize).get() }
     }
 }
+
+/// The number of a ring's places, a power of two, less one.
+#[derive(Debug, Clone, Copy)]
+struct Mask(u32);
 
 /// A place that is put into next is loaded while so many before it are written: the other end has read it last.
 const AHEAD: u32 = 8;
@@ -46,6 +50,7 @@ const AHEAD: u32 = 8;
 #[derive(Debug)]
 pub(super) struct Giver<T> {
     ring: Arc<Ring<T>>,
+    mask: Mask,
     /// The number of the value that is put next.
     next: u32,
     /// Values before this number are published.
@@ -58,6 +63,7 @@ pub(super) struct Giver<T> {
 #[derive(Debug)]
 pub(super) struct Taker<T> {
     ring: Arc<Ring<T>>,
+    mask: Mask,
     /// Values before this number are known to have been published.
     known: u32,
     /// The number of the first value that is not done with.
@@ -72,7 +78,8 @@ pub(super) fn ring<T: Copy + Send>(places: u32, before: T) -> (Giver<T>, Taker<T
         given: CachePadded::default(),
         done: CachePadded::default(),
     });
-    (Giver { ring: ring.clone(), next: 0, published: 0, back: 0 }, Taker { ring, known: 0, first: 0 })
+    let mask = Mask(places - 1);
+    (Giver { ring: ring.clone(), mask, next: 0, published: 0, back: 0 }, Taker { ring, mask, known: 0, first: 0 })
 }
 
 impl<T: Copy> Giver<T> {
@@ -85,7 +92,7 @@ impl<T: Copy> Giver<T> {
     /// How many values there is a place for.
     #[inline]
     pub(super) fn room(&self) -> u32 {
-        self.ring.places.len() as u32 - self.out()
+        self.mask.0 + 1 - self.out()
     }
 
     /// The number that the next value gets.
@@ -102,9 +109,9 @@ impl<T: Copy> Giver<T> {
             return false;
         }
         // SAFETY: the place holds no value that is out, so nobody else looks at it.
-        write(unsafe { &mut *self.ring.place(self.next) });
+        write(unsafe { &mut *self.ring.place(self.next, self.mask) });
         self.next = self.next.wrapping_add(1);
-        prefetch_to_write(self.ring.place(self.next.wrapping_add(AHEAD)));
+        prefetch_to_write(self.ring.place(self.next.wrapping_add(AHEAD), self.mask));
         true
     }
 
@@ -152,14 +159,14 @@ impl<T: Copy> Taker<T> {
         assert!(i < self.known.wrapping_sub(self.first));
         // SAFETY: the value has been published, and is not written again before this end has done with it, which
         // takes `&mut self`.
-        unsafe { &*self.ring.place(self.first.wrapping_add(i)) }
+        unsafe { &*self.ring.place(self.first.wrapping_add(i), self.mask) }
     }
 
     /// Loads value number `i`, if it can be read: one that is yet to be written is left to who writes it.
     #[inline(always)]
     pub(super) fn load(&self, i: u32) {
         if i < self.known.wrapping_sub(self.first) {
-            prefetch(self.ring.place(self.first.wrapping_add(i)));
+            prefetch(self.ring.place(self.first.wrapping_add(i), self.mask));
         }
     }
 

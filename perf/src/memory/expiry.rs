@@ -12,7 +12,7 @@ use dataplane::worker::shared::Shared;
 
 use super::Section;
 use super::flows::{Kind, Segment};
-use super::gateway::{Gateway, policy, unhurried};
+use super::gateway::{Gateway, policy};
 use super::generator::Plan;
 use super::samples::Samples;
 
@@ -67,26 +67,6 @@ pub(super) fn run(s: &mut Section) -> Result<()> {
     }
     s.above("expiry-1M-established-rate", &kept, "%", Some(90.0));
     s.below("expiry-1M-duration", &took, "s", None);
-    Ok(())
-}
-
-/// Makes connections and has nothing but their expiry measured.
-pub(super) fn all(flows: u32) -> Result<()> {
-    let mut p = policy(flows);
-    p.timeouts = vec![Timeouts { udp: 1, ..Timeouts::linux() }];
-    let mut g = Gateway::with_policy(Kind::Udp, p)?;
-    for part in unhurried(flows) {
-        g.start(part, Plan::none());
-        while g.worker.turn() > 0 {}
-    }
-    thread::sleep(Duration::from_secs(2));
-    let scanner = Scanner::start(&g.shared);
-    let start = Instant::now();
-    while g.connections() > 0 {
-        g.run(Plan::none(), Plan::none())?;
-        ensure!(start.elapsed() < Duration::from_secs(60), "{} connections are left", g.connections());
-    }
-    scanner.stop();
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use super::flows::Kind;
 use super::gateway::{Gateway, unhurried};
 use super::generator::Plan;
-use super::{Section, expiry, rules, workers};
+use super::{Section, rules, workers};
 
 /// `sluice-perf count`, which runs inside callgrind.
 #[derive(Debug, Args)]
@@ -28,8 +28,6 @@ pub(super) enum What {
     UdpSnatCps10Rules,
     #[value(name = "udp-snat-cps-10k-rules")]
     UdpSnatCps10kRules,
-    /// Connections whose time is up
-    UdpSnatExpired,
     /// Two workers, half of the packets handed from one to the other
     UdpSnatHandedOff,
 }
@@ -63,11 +61,6 @@ pub(crate) fn run(a: &Count) -> Result<()> {
         for part in unhurried(PACKETS as u32) {
             g.run(part, Plan::none())?;
         }
-        println!("{PACKETS}");
-        return Ok(());
-    }
-    if a.what == What::UdpSnatExpired {
-        expiry::all(PACKETS as u32)?;
         println!("{PACKETS}");
         return Ok(());
     }

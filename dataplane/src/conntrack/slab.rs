@@ -78,7 +78,7 @@ impl SlabView {
 
     /// From now on the calling thread backs slots ahead of use, and is [unparked](Thread::unpark) when more are in use;
     /// the worker uses none that is not backed.
-    pub(crate) fn has_backer(&self) {
+    pub(crate) fn set_backer(&self) {
         if self.0.backer.set(thread::current()).is_ok() {
             // A slab begins with as many.
             self.0.backed.store(AHEAD.0.min(self.capacity()), Ordering::Relaxed);
@@ -86,7 +86,7 @@ impl SlabView {
     }
 
     /// Backs some slots with memory before the worker comes to them, so that it need not pause for that. To be called by
-    /// the thread that [does so](Self::has_backer). False when enough are backed.
+    /// the thread that [does so](Self::set_backer). False when enough are backed.
     pub(crate) fn back_ahead(&self) -> bool {
         let d = &*self.0;
         let (used, from) = (self.high_water(), d.backed.load(Ordering::Relaxed));
@@ -450,7 +450,7 @@ mod tests {
             }
             (n, slab.is_full())
         };
-        view.has_backer();
+        view.set_backer();
         assert_eq!(fill(), (AHEAD.0, false));
         assert!(view.back_ahead());
         assert_eq!(fill(), (AT_ONCE, false));

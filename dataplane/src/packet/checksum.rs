@@ -23,8 +23,8 @@ pub fn sum(data: &[u8]) -> u64 {
     u64::from(fold32(sum_little(data)).rotate_left(8))
 }
 
-/// Whether the checksum in `data` is right; `more` is the sum of big-endian words that it covers besides, far below 2^56. Not all
-/// of both is 0.
+/// Whether the checksum in `data` is right; `more`, below 2^56, is the sum of big-endian words that it covers besides.
+/// Not all of both is 0.
 #[inline(always)]
 pub fn is_right(data: &[u8], more: u64) -> bool {
     // Then all is a multiple of 0xffff, in either byte order.
@@ -185,7 +185,8 @@ impl Change {
     /// The same where besides that a TTL, the first byte of its word, becomes one less.
     #[inline(always)]
     pub fn apply_with_ttl(self, checksum: [u8; 2]) -> [u8; 2] {
-        let s = u32::from(self.0) + 0x1_fffd - u32::from(u16::from_le_bytes(checksum));
+        // This change, and 0xfffe for the TTL's, added to the complement of the checksum.
+        let s = u32::from(self.0) + 0xfffe + 0xffff - u32::from(u16::from_le_bytes(checksum));
         (!(s.wrapping_add(s.rotate_left(16)) >> 16) as u16).to_le_bytes()
     }
 }

@@ -15,7 +15,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Backs the slots that the workers will come to next, until [`Shared::stop`] is set. One thread does so.
 pub fn run(shared: &Shared) {
     let views = || shared.workers.iter().flat_map(|w| [&w.slab4, &w.slab6]);
-    views().for_each(|v| v.has_backer());
+    views().for_each(|v| v.set_backer());
     while !shared.stop.load(Ordering::Relaxed) {
         // Each in turn: one that grows fast leaves the others their share.
         while views().filter(|v| v.back_ahead()).count() > 0 {}

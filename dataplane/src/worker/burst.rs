@@ -211,9 +211,7 @@ fn is_own<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>)
     if p.candidate != Entry::NONE {
         return true;
     }
-    // One that is traced tells of it on its way.
     if p.handed != Handed::ToOwner
-        && w.tracers.is_empty()
         && let Some(owner) = w.shared.directory.find(p.hash).filter(|o| o.worker() != w.id)
     {
         w.hand_off(p, owner, HandoffReason::Connection);
@@ -251,7 +249,8 @@ fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
     }
     let mut burst = std::mem::take(&mut t.burst);
     t.begin_burst();
-    let several = w.shared.workers.len() > 1;
+    // A packet that is traced tells on its way that it is handed over.
+    let several = w.shared.workers.len() > 1 && w.tracers.is_empty();
     let mut strangers = false;
     let (mut sifted, mut kept, mut at) = (0, 0, 0);
     while at < burst.len() {

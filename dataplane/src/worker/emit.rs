@@ -27,7 +27,7 @@ pub(super) fn link<A>(frame: &mut [u8], n: &Neighbour<A>) {
     *view_mut(frame, 0) = n.link;
 }
 
-/// What cannot leave as it is: too long, or to a next hop whose address is not known.
+/// What cannot simply leave: too long, or to a next hop whose address is not known or to be confirmed.
 #[cold]
 fn send_later<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, hop: u16) {
     let n = t.neighbours.get(hop);

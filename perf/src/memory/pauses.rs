@@ -37,7 +37,7 @@ impl Histogram {
     }
 }
 
-/// Runs turns until one finds nothing to forward, or `over` says so.
+/// Runs turns until one finds nothing to forward, or `over` says so, and records them.
 fn turns(g: &mut Gateway, h: &mut Histogram, over: impl Fn(&Gateway) -> bool) {
     let mut n = 1;
     while n > 0 && !over(g) {

@@ -133,7 +133,7 @@ pub(crate) fn run(a: &Arguments) -> Result<()> {
     let flows = if a.quick { 50_000 } else { 1_000_000 };
     if let Some(n) = a.only {
         for _ in 0..7 {
-            let made = gateway(n, flows)?.run(Plan::each(flows, Segment::Data), Plan::none())?;
+            let made = gateway(n, flows)?.begin(Plan::each(flows, Segment::Data))?;
             println!("{n} rules: {:.2} M/s", f64::from(flows) / made.as_secs_f64() / 1e6);
         }
         return Ok(());

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-SUMS = (re.compile(r'test result: \w+\. (\d+) passed; (\d+) failed'), re.compile(r'^(\d+) passed, (\d+) failed$'))
+SUMS = (re.compile(r'test result: \w+\. (\d+) passed; (\d+) failed'), re.compile(r'^(\d+) passed, (\d+) failed(;|$)'))
 
 
 def run(*argv):

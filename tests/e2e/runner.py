@@ -118,10 +118,13 @@ def main():
     except KeyboardInterrupt:
         print('interrupted; namespaces removed')
         return 130
-    for name in again:
-        if name not in failed:
-            print('failed once: ' + name)
     for name in failed:
         print('failed: ' + name)
-    print('%d passed, %d failed' % (len(chosen) - len(failed), len(failed)))
+    print(summary(len(chosen), failed, [name for name in again if name not in failed]))
     return 1 if failed else 0
+
+
+def summary(count, failed, second):
+    """The last line: what a second try has hidden is said there too."""
+    text = '%d passed, %d failed' % (count - len(failed), len(failed))
+    return text + ('; %d needed a second try: %s' % (len(second), ', '.join(second)) if second else '')

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::files::NamedFile;
+
 /// The longest stretch of a source line that is shown; longer lines are cut around the fault.
 const SHOWN: usize = 120;
 
@@ -45,6 +47,9 @@ pub struct Diagnostics {
     pub diagnostics: Vec<Diagnostic>,
     /// How many more were found.
     pub omitted: usize,
+    /// Files that the refused policy names beside its own, as far as it was understood.
+    #[serde(skip)]
+    pub files: Vec<NamedFile>,
 }
 
 impl fmt::Display for Severity {

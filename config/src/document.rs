@@ -1,7 +1,5 @@
 //! The whole document: every section in its order, then the checks between sections.
 
-use std::path::PathBuf;
-
 use dataplane::policy::Policy;
 
 use crate::advice;
@@ -151,7 +149,7 @@ pub(crate) fn compile<'t>(report: &mut Report<'t>, root: &Node<'t>, beside: Besi
         io,
         control,
         reload,
-        files: report.files().into_iter().map(|(name, _)| PathBuf::from(&*name)).collect(),
+        files: report.named().to_vec(),
     };
     if report.errors() == 0 {
         config.policy.index();

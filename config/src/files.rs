@@ -1,9 +1,35 @@
 //! Files that a policy names.
 
+use std::hash::{DefaultHasher, Hasher as _};
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::yaml::MAX_TEXT;
+
+/// A file that a policy names, and what it said when it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedFile {
+    /// Where it is, or should be.
+    pub path: PathBuf,
+    /// Stands for its text; `None` when that could not be read.
+    pub digest: Option<u64>,
+}
+
+impl NamedFile {
+    /// The file as it is now.
+    pub fn look(path: &Path) -> Self {
+        NamedFile::of(path, from_disk(path).ok().as_deref())
+    }
+
+    pub(crate) fn of(path: &Path, text: Option<&str>) -> Self {
+        let digest = text.map(|t| {
+            let mut hasher = DefaultHasher::new();
+            hasher.write(t.as_bytes());
+            hasher.finish()
+        });
+        NamedFile { path: path.to_owned(), digest }
+    }
+}
 
 /// How files are read: from the disk, or not at all.
 pub(crate) type Load = fn(&Path) -> Result<String, String>;

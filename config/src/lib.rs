@@ -43,6 +43,7 @@ pub use address::{AddressError, AddressRange};
 pub use dataplane::policy::Policy;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use difference::{Change, Difference, Entries, Rules, Setting};
+pub use files::NamedFile;
 pub use host::Host;
 pub use icmp::message as icmp_named;
 pub use protocol::{name as protocol_name, named as protocol_named};
@@ -51,7 +52,7 @@ pub use schema::schema;
 pub use settings::{Control, Io, IoMode, OnFailure, Poll, Reload, Workers};
 pub use written::Written;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use report::Report;
 
@@ -69,7 +70,7 @@ pub struct Config {
     /// What a reload does.
     pub reload: Reload,
     /// Files beside the policy's own that were read.
-    pub files: Vec<PathBuf>,
+    pub files: Vec<NamedFile>,
 }
 
 /// A policy without errors.
@@ -188,7 +189,7 @@ fn unreadable(file: &str, message: String) -> Diagnostics {
         help: None,
         source_line: None,
     };
-    Diagnostics { diagnostics: vec![diagnostic], omitted: 0 }
+    Diagnostics { diagnostics: vec![diagnostic], ..Diagnostics::default() }
 }
 
 /// Parses arbitrary bytes and checks what holds for every input: no panic, diagnostics that point into

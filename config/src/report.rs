@@ -7,7 +7,7 @@ use std::sync::Arc;
 use dataplane::policy::Place;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
-use crate::files::Load;
+use crate::files::{Load, NamedFile};
 use crate::host::Host;
 use crate::suggest::nearest;
 
@@ -78,6 +78,8 @@ impl Source<'_> {
 pub(crate) struct Report<'t> {
     text: &'t str,
     sources: Vec<Source<'t>>,
+    /// Also those that could not be read.
+    named: Vec<NamedFile>,
     load: Load,
     host: Host,
     /// With the number of the text each is in.
@@ -90,7 +92,8 @@ pub(crate) struct Report<'t> {
 impl<'t> Report<'t> {
     pub(crate) fn new(file: &str, text: &'t str, load: Load, host: Host) -> Self {
         let policy = Source { name: file.into(), text: Text::Policy(text), lines: OnceCell::new() };
-        Report { text, sources: vec![policy], load, host, diagnostics: Vec::new(), omitted: 0, errors: 0, warnings: 0 }
+        let (sources, named, diagnostics) = (vec![policy], Vec::new(), Vec::new());
+        Report { text, sources, named, load, host, diagnostics, omitted: 0, errors: 0, warnings: 0 }
     }
 
     /// The machine that the policy is for.
@@ -110,7 +113,11 @@ impl<'t> Report<'t> {
         let path = directory.join(name);
         let read = match self.sources.len() > MAX_FILES {
             true => Err(format!("a policy can name at most {MAX_FILES} files")),
-            false => (self.load)(&path),
+            false => {
+                let read = (self.load)(&path);
+                self.named.push(NamedFile::of(&path, read.as_deref().ok()));
+                read
+            }
         };
         let text: Arc<str> = match read {
             Ok(text) => text.into(),
@@ -132,6 +139,11 @@ impl<'t> Report<'t> {
             Text::File(text) => Some((s.name.clone(), text.clone())),
         };
         self.sources.iter().filter_map(file).collect()
+    }
+
+    /// The files that were to be read beside the policy.
+    pub(crate) fn named(&self) -> &[NamedFile] {
+        &self.named
     }
 
     /// Errors so far; warnings do not count.
@@ -233,7 +245,7 @@ impl<'t> Report<'t> {
         let diagnostics = self.diagnostics.into_iter().map(|(_, d)| d).collect();
         match value {
             Some(v) if self.errors == 0 => Ok((v, diagnostics)),
-            _ => Err(Diagnostics { diagnostics, omitted: self.omitted }),
+            _ => Err(Diagnostics { diagnostics, omitted: self.omitted, files: self.named }),
         }
     }
 }

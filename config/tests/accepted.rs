@@ -395,7 +395,7 @@ policy:
     assert_eq!(m.destination.as_ref().expect("a condition").interfaces(), [0, 1]);
     let web = [(80, 80), (443, 443), (8000, 8080), (8443, 8443)];
     assert_eq!(m.destination_port.as_ref().expect("a condition").ranges(), web);
-    let files: Vec<&str> = c.files.iter().filter_map(|f| f.to_str()).collect();
+    let files: Vec<&str> = c.files.iter().filter_map(|f| f.path.to_str()).collect();
     assert_eq!(files, ["tests/lists/networks.txt", "tests/lists/ports.txt", "./tests/lists/empty.txt"]);
     let sets: Vec<(&str, String, usize)> =
         c.policy.sets.iter().map(|s| (s.name.as_str(), s.place.to_string(), s.members.len())).collect();

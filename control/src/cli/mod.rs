@@ -166,7 +166,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 fn check(file: &std::path::Path, json: bool) -> anyhow::Result<ExitCode> {
     let (found, valid) = match config::load(file) {
-        Ok(checked) => (config::Diagnostics { diagnostics: checked.warnings, omitted: 0 }, true),
+        Ok(checked) => (config::Diagnostics { diagnostics: checked.warnings, ..Default::default() }, true),
         Err(found) => (found, false),
     };
     if json {

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use config::{Checked, Config, Diagnostics, Running, Written};
+use config::{Checked, Config, Diagnostics, NamedFile, Running, Written};
 
 use crate::context::Context;
 use apply::{Applied, apply};
@@ -62,6 +62,8 @@ struct Work {
     history: Vec<Arc<Generation>>,
     next: u64,
     pending: Option<Awaited>,
+    /// What the file of `run --config` named when it was last tried.
+    named: Arc<[NamedFile]>,
 }
 
 /// The running generation awaits confirmation.
@@ -137,11 +139,12 @@ impl Policies {
     /// The policy that the daemon starts with.
     pub(crate) fn new(file: &Path, checked: Checked) -> Self {
         let Checked { config, written, .. } = checked;
+        let named = config.files.as_slice().into();
         let first = Generation { number: 1, config, written, file: file.to_owned(), loaded: SystemTime::now() };
         Policies {
             file: file.to_owned(),
             report: Mutex::new(Report::new(&first)),
-            work: Mutex::new(Work { history: vec![Arc::new(first)], next: 2, pending: None }),
+            work: Mutex::new(Work { history: vec![Arc::new(first)], next: 2, pending: None, named }),
             succeeded: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             rolled_back: AtomicU64::new(0),
@@ -160,6 +163,11 @@ impl Policies {
     /// The generation in force.
     pub(crate) fn running(&self) -> Arc<Generation> {
         self.work().running().clone()
+    }
+
+    /// The files that the one of `run --config` named when it was last tried, whatever came of that.
+    pub(crate) fn named(&self) -> Arc<[NamedFile]> {
+        self.work().named.clone()
     }
 
     /// What status and metrics show.
@@ -321,8 +329,17 @@ impl Work {
         }
         let running = self.running().clone();
         let replaced = Running { config: &running.config, max_connections: ctx.max_connections };
-        let checked = config::load_to_replace(file, &replaced).map_err(Refusal::Invalid)?;
-        let warnings = Diagnostics { diagnostics: checked.warnings, omitted: 0 };
+        let loaded = config::load_to_replace(file, &replaced);
+        if file == ctx.policies.file() {
+            match &loaded {
+                Ok(checked) => self.named = checked.config.files.as_slice().into(),
+                // What cannot be read at all is about to be replaced by something like the last one.
+                Err(found) if found.files.is_empty() => {}
+                Err(found) => self.named = found.files.as_slice().into(),
+            }
+        }
+        let checked = loaded.map_err(Refusal::Invalid)?;
+        let warnings = Diagnostics { diagnostics: checked.warnings, ..Default::default() };
         let mut outcome = Outcome { unchanged: true, warnings, ..Outcome::of(running.clone()) };
         if checked.written.same(&running.written) {
             // It may be another file by now: status names the one that holds the policy.

@@ -83,7 +83,7 @@ pub(super) fn diff(file: &Path, ctx: &Context, out: &mut impl Write) -> io::Resu
         restart: config::fixed(&running, &checked.config).into_iter().map(|f| f.message).collect(),
         connections: connections.map(affected),
         revalidate: checked.config.reload.revalidate,
-        warnings: Diagnostics { diagnostics: checked.warnings, omitted: 0 },
+        warnings: Diagnostics { diagnostics: checked.warnings, ..Default::default() },
     };
     write(out, &Response::Diff(Box::new(diff))).map(Ok)
 }

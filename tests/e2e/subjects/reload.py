@@ -461,6 +461,52 @@ def watch_what_is_not_there(lab):
     assert policy['generation'] == 1 and policy['last_failure'] is None, policy
 
 
+@test(kernel=False, start=False, rows=(
+    ('missing', 'late.txt', None), ('without_folder', 'lists/deep/late.txt', None), ('not_a_file', '..', None),
+    ('invalid', 'late.txt', b'198.51.100.300\n'), ('not_text', 'late.txt', b'\xff\xfe\n')))
+def watch_a_set_that_is_late(lab, row):
+    """`run --watch`: a policy refused for a file of its sets is tried again when that is there and in order, not before."""
+    _, name, wrong = row
+    folder = lab.path('etc')
+    os.makedirs(folder)
+    lab.serve(lab.server)
+    lab.gateway.start(base(), options=['--watch'])
+    link, path = lab.path('list'), os.path.join(folder, name)
+    os.symlink(path, link)
+    if wrong:
+        with open(path, 'wb') as f:
+            f.write(wrong)
+    policy = base()
+    policy['sets'] = {'late': {'file': 'list'}}
+    policy['policy']['rules'].insert(0, {'name': 'late', 'match': {'destination': 'late'}, 'action': 'drop'})
+
+    def failures():
+        return lab.gateway.metric('sluice_reload_total', result='failure')
+    lab.gateway.write(policy)
+    wait_for(failures, 'the refusal')
+    # What happens beside it is no reason to try again.
+    replace(lab.path('other'), 'nonsense')
+    time.sleep(1)
+    assert failures() == 1 and lab.gateway.metric('sluice_policy_generation') == 1
+    assert udp_ask(lab.client, SERVER)[0] == WAN
+    if name == '..':
+        path = os.path.join(folder, 'right.txt')
+        os.symlink(path, link + '.new')
+        os.rename(link + '.new', link)
+    # What it is in appears step by step; each could be the last.
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    time.sleep(0.5 if 'deep' in name else 0)
+    replace(path, SERVER + '\n')
+    wait_for(lambda: lab.gateway.metric('sluice_policy_generation') == 2, 'the policy in force')
+    assert silent(udp_ask, lab.client, SERVER, tries=1)
+    # Its directory is another one now: that is watched too.
+    os.rename(os.path.dirname(path), folder + '.old')
+    os.makedirs(os.path.dirname(path))
+    replace(path, REMOTE + '\n')
+    wait_for(lambda: lab.gateway.metric('sluice_policy_generation') == 3, 'the new list in force')
+    assert udp_ask(lab.client, SERVER)[0] == WAN
+
+
 @test(workers=BOTH, kernel=False)
 def confirm_or_not(lab):
     """`reload --confirm`: the policy goes by itself, unless it is confirmed."""

@@ -18,10 +18,10 @@ use crate::conntrack::{HashKeys, Ticks, UdpTimeouts};
 use crate::io::host::{HostFlow, Origin};
 use crate::io::{Frame, FramePool, Port};
 use crate::nat::Random;
-use crate::policy::{InterfaceId, Tally};
+use crate::policy::{InterfaceId, Policy, Tally};
 use crate::snapshot::Snapshot;
 
-/// Connections a worker reserves of the common limit at a time.
+/// Connections a worker reserves of the common limit at a time, at most.
 const QUOTA_STEP: u32 = 256;
 
 /// Where an interface's frames leave, and what has left since [`Core::publish`].
@@ -62,6 +62,8 @@ pub(super) struct Core<P> {
     pub(super) random: Random,
     /// Connections this worker may still add without asking the common limit.
     quota: u32,
+    /// How many of these are reserved or given back at a time.
+    quota_step: u32,
     /// Tokens of the ICMP error rate limit, in thousandths, and when they were last filled up.
     icmp_tokens: u64,
     icmp_filled: Ticks,
@@ -84,6 +86,7 @@ impl<P: Port> Core<P> {
         assert!(pool.capacity() >= place::LONGEST, "frames are too small");
         let snapshot = shared.current.load();
         let (outlets, inlets) = wiring::of(&snapshot.policy);
+        let quota_step = quota_step(&snapshot.policy, &shared);
         let now = shared.now();
         let ends = shared.handoffs.take(usize::from(id));
         Core {
@@ -101,6 +104,7 @@ impl<P: Port> Core<P> {
             now,
             random: Random::default(),
             quota: 0,
+            quota_step,
             icmp_tokens: 0,
             icmp_filled: now,
             ends,
@@ -161,6 +165,8 @@ impl<P: Port> Core<P> {
         (self.outlets, self.inlets) = wiring::of(&self.snapshot.policy);
         self.udp = self.snapshot.policy.udp_timeouts();
         self.tcp = self.snapshot.policy.tcp_timeouts();
+        self.quota_step = quota_step(&self.snapshot.policy, &self.shared);
+        self.give_back();
     }
 
     /// Brings the shared counters of what was sent up to date.
@@ -230,13 +236,13 @@ impl<P: Port> Core<P> {
     /// Reserves room for one more connection under `max_connections`.
     pub(super) fn reserve_connection(&mut self) -> bool {
         if self.quota == 0 {
-            let max = self.snapshot.policy.max_connections;
+            let (max, most) = (self.snapshot.policy.max_connections, self.quota_step);
             let taken = self.shared.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
-                let step = QUOTA_STEP.min(max.saturating_sub(n));
+                let step = most.min(max.saturating_sub(n));
                 (step > 0).then_some(n + step)
             });
             match taken {
-                Ok(before) => self.quota = QUOTA_STEP.min(max - before),
+                Ok(before) => self.quota = most.min(max - before),
                 Err(_) => return false,
             }
         }
@@ -252,9 +258,15 @@ impl<P: Port> Core<P> {
     /// Gives back the room of a connection that is gone.
     pub(super) fn release_connection(&mut self) {
         self.quota += 1;
-        if self.quota > 2 * QUOTA_STEP {
-            self.quota -= QUOTA_STEP;
-            self.shared.connections.fetch_sub(QUOTA_STEP, Ordering::Relaxed);
+        self.give_back();
+    }
+
+    /// Gives back what others may need more. With a step of one nothing stays with a worker without connections.
+    fn give_back(&mut self) {
+        if self.quota >= 2 * self.quota_step - 1 {
+            let back = self.quota + 1 - self.quota_step;
+            self.quota -= back;
+            self.shared.connections.fetch_sub(back, Ordering::Relaxed);
         }
     }
 
@@ -276,4 +288,11 @@ impl<P: Port> Core<P> {
         }
         ok
     }
+}
+
+/// How many connections are reserved or given back at a time. What workers hold without using it is missing to the
+/// others: never more than a sixteenth of the limit in all, where that is more than nothing.
+fn quota_step(policy: &Policy, shared: &Shared) -> u32 {
+    let shares = 32 * shared.workers.len() as u32;
+    (policy.max_connections / shares).clamp(1, QUOTA_STEP)
 }

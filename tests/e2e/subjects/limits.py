@@ -49,6 +49,36 @@ def of_a_source(lab, row):
     assert lab.gateway.dropped('source_' + row[3]) == refused
 
 
+@test(workers=(2,), rows=[(str(n), n) for n in (1, 2, 3, 10)], start=False, kernel=False)
+def tiny_table(lab, row):
+    """A limit that is hardly more than there are workers: all of it is of use to each of them, and again afterwards."""
+    policy = base(2)
+    policy['conntrack'] = {'max_connections': row[1], 'early_drop': False}
+    lab.gateway.start(policy)
+    lab.serve(lab.server)
+    for turn in (1, 2, 3):
+        seen = outcomes(lab, 12)
+        assert seen == [WAN] * row[1] + ['EHOSTUNREACH'] * (12 - row[1]), seen
+        assert lab.gateway.dropped('table_full') == turn * (12 - row[1])
+        listed = lab.gateway.conntrack()
+        assert len(listed) == row[1], listed
+        lab.gateway.cli('conntrack', 'flush')
+
+
+@test(workers=(2,), start=False, kernel=False)
+def lowered_limit(lab):
+    """A policy with a lower limit holds at once, whatever workers had put by for connections to come."""
+    policy = base(2)
+    policy['conntrack'] = {'max_connections': 100_000, 'early_drop': False}
+    lab.gateway.start(policy)
+    lab.serve(lab.server)
+    assert outcomes(lab, 12) == [WAN] * 12
+    lab.gateway.cli('conntrack', 'flush')
+    policy['conntrack']['max_connections'] = 5
+    lab.gateway.reload(policy)
+    assert outcomes(lab, 12) == [WAN] * 5 + ['EHOSTUNREACH'] * 7
+
+
 @test(rows=(('makes_room', True), ('refuses', False)), start=False, kernel=False)
 def full_table(lab, row):
     """A full table drops what is not assured to make room, or refuses new connections and tells the client."""

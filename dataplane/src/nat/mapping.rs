@@ -6,7 +6,7 @@
 //! remotes as netfilter's `find_appropriate_src` has it. Asked on first packets only; while there is no
 //! entry, that costs one relaxed load.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -44,7 +44,26 @@ struct Mapping<A> {
     connections: u32,
     /// Addresses sent to, for address-dependent filtering.
     remotes: HashMap<A, u32, RandomState>,
+    /// Sources inside whose outside endpoints it has sent to, and that did not let it in; the latest ones.
+    called: VecDeque<Endpoint<A>>,
 }
+
+impl<A: Address> Mapping<A> {
+    /// Whether the filtering lets `from` in.
+    fn admits(&self, filtering: Filtering, from: &Endpoint<A>) -> bool {
+        match filtering {
+            Filtering::EndpointIndependent => true,
+            Filtering::AddressDependent => {
+                self.remotes.contains_key(&from.address) || self.called.iter().any(|c| c.address == from.address)
+            }
+            // Remotes outside answer within the connections that there are.
+            Filtering::EndpointDependent => self.called.contains(from),
+        }
+    }
+}
+
+/// How many of the sources inside that a source has called are remembered.
+const CALLED: usize = 32;
 
 pub(super) const SHARDS: usize = 64;
 
@@ -148,7 +167,8 @@ impl<A: Address> Mappings<A> {
         let mut shard = shard(&self.inside, source);
         let m = shard.entry(*source).or_insert_with(|| {
             self.count.fetch_add(1, Ordering::Relaxed);
-            Mapping { outside: *outside, independent, hold, connections: 0, remotes: HashMap::default() }
+            let (remotes, called) = (HashMap::default(), VecDeque::new());
+            Mapping { outside: *outside, independent, hold, connections: 0, remotes, called }
         });
         // Another endpoint for all remotes, of a policy that no longer gives the former.
         if m.independent.is_some() && independent.is_some() && m.outside != *outside {
@@ -191,23 +211,27 @@ impl<A: Address> Mappings<A> {
         }
     }
 
-    /// The source that `remote` may reach at an outside endpoint.
-    #[inline]
-    pub fn inbound(&self, outside: &Endpoint<A>, remote: A) -> Option<Endpoint<A>> {
-        if self.is_empty() { None } else { self.find_inbound(outside, remote) }
-    }
-
+    /// The source that `from` may reach at an outside endpoint.
     #[inline(never)]
-    fn find_inbound(&self, outside: &Endpoint<A>, remote: A) -> Option<Endpoint<A>> {
+    pub fn inbound(&self, outside: &Endpoint<A>, from: &Endpoint<A>) -> Option<Endpoint<A>> {
         let source = self.outside.user(outside)?;
         let inside = shard(&self.inside, &source);
         let m = inside.get(&source)?;
-        let admitted = match m.independent? {
-            Filtering::EndpointIndependent => true,
-            Filtering::AddressDependent => m.remotes.contains_key(&remote),
-            Filtering::EndpointDependent => false,
-        };
-        admitted.then_some(source)
+        m.admits(m.independent?, from).then_some(source)
+    }
+
+    /// `from` has sent to an outside endpoint and was not let in. If it is a source inside that has an outside
+    /// endpoint too, it lets the other in from now on: two sources inside meet when both have sent (RFC 4787
+    /// REQ-9), though the first packet has made no connection that would tell.
+    #[inline(never)]
+    pub fn call(&self, outside: &Endpoint<A>, from: &Endpoint<A>) {
+        let Some(other) = self.outside.user(outside) else { return };
+        let mut inside = shard(&self.inside, from);
+        let Some(m) = inside.get_mut(from).filter(|m| m.independent.is_some()) else { return };
+        if !m.called.contains(&other) {
+            m.called.truncate(CALLED - 1);
+            m.called.push_front(other);
+        }
     }
 }
 
@@ -234,11 +258,39 @@ mod tests {
             assert!(m.claim(&outside, &source, NOW) && !m.claim(&outside, &at(11, 4000), NOW));
             m.add(&source, &outside, Some((filtering, 0)), Some(V4(7)));
             assert_eq!(m.of(&source), Some((outside, Some(filtering))));
-            assert_eq!(m.inbound(&outside, V4(8)), stranger.then_some(source));
-            assert_eq!(m.inbound(&outside, V4(7)), other_port.then_some(source));
+            assert_eq!(m.inbound(&outside, &at(8, 1)), stranger.then_some(source));
+            assert_eq!(m.inbound(&outside, &at(7, 1)), other_port.then_some(source));
             m.remove(&source, Some(V4(7)), NOW);
-            assert!(m.is_empty() && m.inbound(&outside, V4(7)).is_none());
+            assert!(m.is_empty() && m.inbound(&outside, &at(7, 1)).is_none());
             assert!(m.claim(&outside, &at(11, 4000), NOW), "the endpoint is free again");
+        }
+    }
+
+    #[test]
+    fn two_sources_meet_when_both_have_called() {
+        for (filtering, other_port) in [(Filtering::AddressDependent, true), (Filtering::EndpointDependent, false)] {
+            let m = Mappings::default();
+            let (a, b, at_a, at_b) = (at(10, 4000), at(11, 4000), at(99, 4000), at(99, 5000));
+            for (source, outside) in [(a, at_a), (b, at_b)] {
+                assert!(m.claim(&outside, &source, NOW));
+                m.add(&source, &outside, Some((filtering, 0)), Some(V4(7)));
+            }
+            assert_eq!(m.inbound(&at_b, &a), None);
+            m.call(&at_b, &a);
+            assert_eq!((m.inbound(&at_b, &a), m.inbound(&at_a, &b)), (None, Some(a)));
+            assert_eq!(m.inbound(&at_a, &at(11, 4001)), other_port.then_some(a));
+            // Neither who was not called, nor what was called and is nobody's.
+            assert_eq!(m.inbound(&at_a, &at(12, 4000)), None);
+            m.call(&at(99, 6000), &b);
+            assert_eq!(m.inbound(&at_b, &a), None);
+            // The latest ones are remembered.
+            for n in 0..CALLED as u16 {
+                let (source, outside) = (at(20, n), at(98, n));
+                assert!(m.claim(&outside, &source, NOW));
+                m.add(&source, &outside, Some((filtering, 0)), None);
+                m.call(&outside, &a);
+            }
+            assert_eq!((m.inbound(&at_a, &b), m.inbound(&at_a, &at(20, 0))), (None, Some(a)));
         }
     }
 
@@ -265,10 +317,10 @@ mod tests {
             for _ in 0..2 {
                 assert!(m.claim(&outside, &source, now));
                 m.add(&source, &outside, Some((Filtering::EndpointIndependent, 120)), None);
-                assert_eq!(m.inbound(&outside, V4(8)), Some(source));
+                assert_eq!(m.inbound(&outside, &at(8, 1)), Some(source));
                 m.remove(&source, None, now);
             }
-            assert!(m.is_empty() && m.inbound(&outside, V4(8)).is_none());
+            assert!(m.is_empty() && m.inbound(&outside, &at(8, 1)).is_none());
             assert!(!m.claim(&outside, &other, now.after(119)));
             assert!(m.claim(&outside, &other, now.after(120)));
             m.unclaim(&outside, &other);

@@ -84,12 +84,16 @@ pub(super) fn destination<P: Port, A: Member>(
         to.flow = nat::destination(rule, key, own).ok_or(DropReason::NatNoAddress)?;
         to.rule = Some(i);
         count(w, p, List::DestinationNat, i);
-    } else if protocol::has_ports(key.proto)
-        && let Some(source) = A::mappings(&w.shared).inbound(&outside, t.src)
-    {
-        w.note(|| Note::Mapped);
-        (to.flow.tuple.dst, to.flow.tuple.dport) = (source.address, source.port);
-        to.mapped = true;
+    } else if protocol::has_ports(key.proto) && !A::mappings(&w.shared).is_empty() {
+        let mappings = A::mappings(&w.shared);
+        let from = Endpoint { address: t.src, port: t.sport, proto: key.proto };
+        if let Some(source) = mappings.inbound(&outside, &from) {
+            w.note(|| Note::Mapped);
+            (to.flow.tuple.dst, to.flow.tuple.dport) = (source.address, source.port);
+            to.mapped = true;
+        } else if !w.is_dry() {
+            mappings.call(&outside, &from);
+        }
     }
     if to.announced.is_some() || to.mapped {
         // Announced by the connection that made the mapping, as much as by a helper's.

@@ -130,6 +130,51 @@ def hairpin_by_mapping(lab, row):
             assert a.recvfrom(100) == (b'back', at_b)
 
 
+@test(workers=BOTH, start=False, kernel=False, rows=tuple(
+    ('%s_%s' % (name, filtering), kind, '%s-dependent' % filtering)
+    for name, kind in KINDS for filtering in ('address', 'endpoint')))
+def hairpin_when_both_have_sent(lab, row):
+    """With dependent filtering two clients inside meet by their mapped ports once each has sent to the other's."""
+    _, kind, filtering = row
+    lab.gateway.start(independent(lab.workers, filtering))
+    lab.serve(lab.server)
+    with bound(lab.client, kind, CLIENT, 5000) as a, bound(lab.client2, kind, CLIENT2, 5000) as b:
+        at_a, at_b = ask(a, SERVER), ask(b, SERVER)
+        assert at_a == (WAN, 5000) and at_b[0] == WAN and at_b[1] != 5000, (at_a, at_b)
+        if kind == socket.SOCK_STREAM:
+            with bound(lab.client, kind, CLIENT, 5000) as waiting_a, bound(lab.client2, kind, CLIENT2, 5000) as waiting, \
+                    bound(lab.client2, kind, CLIENT2, 5000) as s:
+                waiting_a.listen()
+                waiting.listen()
+                # Nobody has asked for that: it ends at the gateway itself.
+                try:
+                    s.connect(at_a)
+                    raise AssertionError('the first is let in')
+                except ConnectionRefusedError:
+                    pass
+                with bound(lab.client, kind, CLIENT, 5000) as s:
+                    s.connect(at_b)
+                    with waiting.accept()[0] as accepted:
+                        assert accepted.getpeername() == at_a
+                        accepted.sendall(b'across')
+                        assert s.recv(100) == b'across'
+            return
+
+        def let_in(sender, to, receiver):
+            sender.sendto(b'across', to)
+            receiver.settimeout(0.5)
+            try:
+                return receiver.recvfrom(100)
+            except TimeoutError:
+                return None
+        assert let_in(b, at_a, a) is None, 'the first is let in'
+        # To the client that was called, its other ports are open or not.
+        with bound(lab.client, kind, CLIENT, 6000) as other:
+            assert bool(let_in(other, at_b, b)) == (filtering == 'address-dependent')
+        assert let_in(a, at_b, b) == (b'across', at_a)
+        assert let_in(b, at_a, a) == (b'across', at_b)
+
+
 @test(start=False, kernel=False)
 def ports_on_hold(lab):
     """A port outside that its client has left is kept from others for a while, but not from that client."""

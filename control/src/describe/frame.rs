@@ -20,11 +20,16 @@ pub(crate) fn build(p: &Packet, to: Mac) -> Vec<u8> {
     [&to.0[..], &from, &kind, &ip_packet(p)].concat()
 }
 
-fn ip_packet(p: &Packet) -> Vec<u8> {
+/// Bytes of the IP packet without a payload.
+pub(super) fn shortest(p: &Packet) -> usize {
     let header = if p.source.is_ipv4() { 20 } else { 40 };
+    let about = p.about.as_ref().map_or(0, |a| shortest(a).max(usize::from(a.length.unwrap_or(0))));
+    header + transport_length(p) + about
+}
+
+fn ip_packet(p: &Packet) -> Vec<u8> {
     let about = p.about.as_ref().map(|a| ip_packet(a)).unwrap_or_default();
-    let minimum = header + transport_length(p) + about.len();
-    let padding = usize::from(p.length.unwrap_or(0)).saturating_sub(minimum);
+    let padding = usize::from(p.length.unwrap_or(0)).saturating_sub(shortest(p));
     let payload = [about, vec![0; padding]].concat();
     let l4 = transport(p, &payload);
     match (p.source, p.destination) {

@@ -16,6 +16,20 @@ const SOURCE_PORT: u16 = 50_000;
 const EXAMPLE: &str = "write it like `tcp 10.10.0.5:4000 > 1.1.1.1:443 in lan`";
 const WORDS: &str = "after the addresses may follow: in INTERFACE, flags syn,ack, type TYPE, code N, id N, ttl N, length N, \
                      df, bad-checksum, about PACKET";
+/// Words that are not known here and that people may try, and what to do instead.
+const OTHERS: [(&[&str], &str); 8] = [
+    (
+        &["fragment", "frag", "fragments", "mf", "offset"],
+        "describe the whole datagram: fragments wait until it is complete, and meet what it meets",
+    ),
+    (&["payload", "data", "content"], "only helpers look at payload; `length N` says how much of it there is"),
+    (&["seq", "win", "window"], "sequence numbers and window are those that the connection expects"),
+    (&["options", "option", "mss", "sack", "wscale"], "only packets without options can be asked about"),
+    (&["from", "on", "iif", "dev", "vlan"], "where it comes in is written `in INTERFACE`"),
+    (&["out", "oif", "via"], "where it leaves is for the routes to say: leave it out"),
+    (&["sport", "dport", "port"], "ports stand behind the addresses: 10.10.0.5:4000"),
+    (&["syn", "ack", "rst", "fin", "psh", "urg"], "write `flags syn,ack`"),
+];
 const FLAGS: [(&str, u8); 6] =
     [("fin", flags::FIN), ("syn", flags::SYN), ("rst", flags::RST), ("psh", 8), ("ack", flags::ACK), ("urg", 32)];
 
@@ -96,10 +110,21 @@ impl FromStr for Packet {
             bad_checksum: false,
             about: None,
         };
+        let mut length_at = 0;
         while let Some(word) = w.take() {
             p.option(word, &mut w)?;
+            if word == "length" {
+                length_at = w.next - 1;
+            }
         }
-        Ok(p)
+        let shortest = super::frame::shortest(&p);
+        match p.length {
+            Some(n) if usize::from(n) < shortest => {
+                let help = format!("with its headers it has {shortest} bytes at least");
+                Err(w.error(length_at, format!("{n} bytes are too few"), &help))
+            }
+            _ => Ok(p),
+        }
     }
 }
 
@@ -194,7 +219,10 @@ impl Packet {
                 }
                 self.about = Some(Box::new(about));
             }
-            _ => return Err(w.wrong(format!("`{word}` is not understood"), WORDS)),
+            _ => {
+                let help = OTHERS.iter().find(|(words, _)| words.contains(&word)).map_or(WORDS, |(_, help)| help);
+                return Err(w.wrong(format!("`{word}` is not understood"), help));
+            }
         }
         Ok(())
     }
@@ -270,6 +298,8 @@ mod tests {
             ("icmp 10.0.0.1 > 10.0.0.2 type echo", "`echo` is not a type", 30..34),
             ("icmp 10.0.0.1 > 10.0.0.2 about udp 10.0.0.2 > x", "`x` is not an address", 46..47),
             ("udp 10.0.0.1:1 > 10.0.0.2:2 length 60000", "too many", 35..40),
+            ("udp 10.0.0.1:1 > 10.0.0.2:2 length 27 ttl 9", "27 bytes are too few", 35..37),
+            ("icmp 1.1.1.1 > 2.2.2.2 length 55 about udp 2.2.2.2:1 > 3.3.3.3:2", "55 bytes are too few", 30..32),
         ] {
             let e = text.parse::<Packet>().expect_err(text);
             assert!(e.message.contains(message), "{text}: {e}");

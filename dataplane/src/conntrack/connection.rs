@@ -1,7 +1,5 @@
 //! A connection: two cache lines for IPv4, what every packet touches in the first.
 
-use std::hint::select_unpredictable;
-
 use super::sctp::SctpTrack;
 use super::tcp::{HostTcp, TcpTrack};
 use super::{Direction, Key, Ticks, Tuple};
@@ -114,10 +112,8 @@ pub enum Private {
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub struct Connection<A> {
-    /// The tuple of packets in original direction, before translation.
-    pub original: Tuple<A>,
-    /// The tuple of packets in reply direction, before translation.
-    pub reply: Tuple<A>,
+    /// The tuples of packets in original and in reply direction, before translation.
+    pub tuples: [Tuple<A>; 2],
     /// Transport protocol number.
     pub proto: u8,
     /// Index of its timeouts in the policy; also tells whether `rule` is an index of the current policy or
@@ -150,11 +146,9 @@ pub struct Connection<A> {
 }
 
 /// What the translation of a connection of TCP or UDP changes checksums by, of packets in original direction.
+/// By the addresses alone in the lower half, by addresses and ports in the upper one.
 #[derive(Debug, Clone, Copy)]
-pub struct Changes {
-    addresses: Change,
-    all: Change,
-}
+pub struct Changes(u32);
 
 impl Changes {
     /// Of a connection with these tuples.
@@ -163,16 +157,17 @@ impl Changes {
         let addresses = |t: &Tuple<A>| t.src.sum() + t.dst.sum();
         let ports = |t: &Tuple<A>| u64::from(t.sport) + u64::from(t.dport);
         let (before, after) = (addresses(original), addresses(reply));
-        Changes {
-            addresses: Delta::new(before, after).into(),
-            all: Delta::new(before + ports(original), after + ports(reply)).into(),
-        }
+        let by_addresses: Change = Delta::new(before, after).into();
+        let by_all: Change = Delta::new(before + ports(original), after + ports(reply)).into();
+        Changes(u32::from(by_addresses.0) | u32::from(by_all.0) << 16)
     }
 
     /// For packets in direction `d`: by the addresses alone, and by addresses and ports.
     #[inline(always)]
     pub fn of(self, d: Direction) -> (Change, Change) {
-        (self.addresses.turned(d == Direction::Reply), self.all.turned(d == Direction::Reply))
+        // The way back is the complement.
+        let both = self.0 ^ u32::from(d as u8).wrapping_neg();
+        (Change(both as u16), Change((both >> 16) as u16))
     }
 }
 
@@ -184,8 +179,7 @@ impl<A: Address> Connection<A> {
     /// A connection not yet in any table.
     pub fn new(original: Key<A>, reply: Key<A>, private: Private) -> Self {
         Connection {
-            original: original.tuple,
-            reply: reply.tuple,
+            tuples: [original.tuple, reply.tuple],
             proto: original.proto,
             timeouts: 0,
             status: Status::default(),
@@ -232,7 +226,26 @@ impl<A: Address> Connection<A> {
     /// The tuple of one direction.
     #[inline]
     pub fn tuple(&self, d: Direction) -> &Tuple<A> {
-        select_unpredictable(d == Direction::Original, &self.original, &self.reply)
+        &self.tuples[d as usize]
+    }
+
+    /// The tuple of packets in original direction.
+    #[inline]
+    pub fn original(&self) -> &Tuple<A> {
+        self.tuple(Direction::Original)
+    }
+
+    /// The tuple of packets in reply direction.
+    #[inline]
+    pub fn reply(&self) -> &Tuple<A> {
+        self.tuple(Direction::Reply)
+    }
+
+    /// Whether it is of this protocol, and packets in direction `d` have these addresses and ports.
+    #[inline]
+    pub fn has_parts(&self, d: Direction, addresses: (A, A), ports: Ports, proto: u8) -> bool {
+        // All compared, without a branch for each.
+        (self.proto == proto) & self.tuple(d).has(addresses, ports)
     }
 
     /// Whether packets in direction `d` have this key.
@@ -240,13 +253,6 @@ impl<A: Address> Connection<A> {
     pub fn has(&self, d: Direction, key: &Key<A>) -> bool {
         let t = &key.tuple;
         self.has_parts(d, (t.src, t.dst), t.ports(), key.proto)
-    }
-
-    /// Whether packets in direction `d` have a key of these parts.
-    #[inline]
-    pub fn has_parts(&self, d: Direction, addresses: (A, A), ports: Ports, proto: u8) -> bool {
-        // All compared, without a branch for each.
-        (self.proto == proto) & self.tuple(d).has(addresses, ports)
     }
 
     /// The table key of one direction.

@@ -15,8 +15,8 @@ use std::thread::{self, Thread};
 
 use super::region::{Region, populate, prefetch, prefetch_to_write};
 use super::{Connection, Entry, Ticks};
+use crate::packet::Address;
 use crate::packet::transport::Ports;
-use crate::packet::{Address, Headers};
 
 /// The shared deadlines of one slab; clones share them.
 #[derive(Debug, Clone)]
@@ -162,7 +162,7 @@ impl<A: Address> Live<'_, A> {
     /// Moves its deadline.
     #[inline]
     pub fn refresh(&mut self, t: Ticks) {
-        let nearer = self.connection.deadline.0.wrapping_sub(t.0) as i32 > 0;
+        let nearer = (t.0.wrapping_sub(self.connection.deadline.0) as i32) < 0;
         self.connection.deadline = t;
         if nearer {
             self.view.set(self.slot, t);
@@ -366,17 +366,17 @@ impl<A: Address> Slab<A> {
         self.sure = self.used;
     }
 
-    /// The connection at an entry that was live when the burst began, if it is that of a packet with these headers
-    /// and ports and its time is not up. Misses everything once any slot has been freed since.
+    /// The connection at an entry that was live when the burst began, if it is that of a packet with these parts of a
+    /// key and its time is not up. Misses everything once any slot has been freed since.
     #[inline(always)]
-    pub fn hit(&mut self, e: Entry, h: &Headers<A>, ports: Ports, now: Ticks) -> Option<Live<'_, A>> {
+    pub fn hit(&mut self, e: Entry, (addresses, ports, proto): ((A, A), Ports, u8), now: Ticks) -> Option<Live<'_, A>> {
         let i = e.slot();
         if i >= self.sure {
             return None;
         }
         // SAFETY: as in `get_mut`: no more are sure than are in use.
         let connection = unsafe { &mut *self.slots.as_mut_ptr().add(i as usize).cast::<Connection<A>>() };
-        let fits = connection.has_parts(e.direction(), (h.src, h.dst), ports, h.proto);
+        let fits = connection.has_parts(e.direction(), addresses, ports, proto);
         if !fits || connection.deadline.reached(now) {
             return None;
         }
@@ -405,6 +405,18 @@ impl<A: Address> Slab<A> {
         self.view.set(i, t);
     }
 
+    /// Where its slots are, to be loaded ahead of use.
+    #[inline]
+    pub fn ahead(&self) -> Ahead<A> {
+        Ahead(self.slots.as_ptr().cast())
+    }
+
+    /// [`Ahead::load`].
+    #[inline(always)]
+    pub fn prefetch(&self, i: u32, stateful: bool) {
+        self.ahead().load(i, stateful);
+    }
+
     #[inline]
     fn prefetch_to_write(&self, i: u32) {
         let p = self.slots.as_ptr().wrapping_add(i as usize).cast::<u8>();
@@ -412,12 +424,17 @@ impl<A: Address> Slab<A> {
             prefetch_to_write(p.wrapping_add(line));
         }
     }
+}
 
+/// Where slots are: who loads many of them has it at hand.
+pub struct Ahead<A>(*const Connection<A>);
+
+impl<A: Address> Ahead<A> {
     /// Loads the slot's cache lines ahead of use; for a connection without a state of its protocol, those that
     /// each packet needs.
     #[inline(always)]
-    pub fn prefetch(&self, i: u32, stateful: bool) {
-        let p = self.slots.as_ptr().wrapping_add(i as usize).cast::<u8>();
+    pub fn load(&self, i: u32, stateful: bool) {
+        let p = self.0.wrapping_add(i as usize).cast::<u8>();
         let each = offset_of!(Connection<A>, private).next_multiple_of(64);
         for line in (0..each).step_by(64) {
             prefetch(p.wrapping_add(line));

@@ -5,12 +5,16 @@
 //! a look-up stops at the first bucket nobody passed, and removal needs no tombstones.
 
 use std::io;
+use std::marker::PhantomData;
+use std::num::NonZero;
 
 use super::region::{Region, prefetch};
 use super::{Direction, Key, Slab};
 use crate::packet::Address;
 
 const SLOTS: usize = 8;
+/// From a bucket to the next, in bytes.
+const STEP: u64 = size_of::<Bucket>() as u64;
 
 /// Eight entries: a tag of the hash (0: empty) and a slot number with the direction in its lowest bit.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +33,32 @@ const _: () = assert!(size_of::<Bucket>() == 64);
 #[derive(Debug)]
 pub struct Table {
     buckets: Region<Bucket>,
+    /// Which bits of a hash are its home: the bucket's place in bytes.
     mask: u64,
+}
+
+/// A table's buckets: who asks for many of them has where they are at hand.
+#[derive(Debug, Clone, Copy)]
+pub struct Homes<'a> {
+    buckets: *const Bucket,
+    mask: u64,
+    table: PhantomData<&'a Table>,
+}
+
+impl<'a> Homes<'a> {
+    #[inline(always)]
+    fn bucket(self, hash: u64) -> &'a Bucket {
+        // SAFETY: the table, which is borrowed, has `mask / STEP + 1` buckets, all valid from the start, and the mask
+        // leaves whole steps.
+        unsafe { &*self.buckets.byte_add((hash & self.mask) as usize) }
+    }
+
+    /// [`Table::candidate`], if there is one.
+    #[inline(always)]
+    pub fn candidate(self, hash: u64) -> Option<Entry> {
+        let b = self.bucket(hash);
+        b.find(tag(hash)).first().map(|i| b.entries[i])
+    }
 }
 
 /// A slot with a direction in it.
@@ -76,23 +105,45 @@ fn tag(hash: u64) -> u16 {
 }
 
 impl Bucket {
-    /// Bit `i` set: entry `i` has this tag.
+    /// The entries that have this tag.
     #[inline]
-    fn find(&self, tag: u16) -> u32 {
+    fn find(&self, tag: u16) -> Found {
         #[cfg(target_arch = "x86_64")]
         {
-            use std::arch::x86_64::{
-                _mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16, _mm_setzero_si128,
-            };
+            use std::arch::x86_64::{_mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi16};
             // SAFETY: every x86-64 has SSE2, and the tags are the 16 bytes that are read.
-            unsafe {
+            let bits = unsafe {
                 let tags = _mm_loadu_si128(self.tags.as_ptr().cast());
-                let equal = _mm_cmpeq_epi16(tags, _mm_set1_epi16(tag as i16));
-                _mm_movemask_epi8(_mm_packs_epi16(equal, _mm_setzero_si128())) as u32
-            }
+                _mm_movemask_epi8(_mm_cmpeq_epi16(tags, _mm_set1_epi16(tag as i16)))
+            };
+            Found(bits as u16)
         }
         #[cfg(not(target_arch = "x86_64"))]
-        self.tags.iter().enumerate().fold(0, |m, (i, t)| m | u32::from(*t == tag) << i)
+        Found(self.tags.iter().enumerate().fold(0, |m, (i, t)| m | (u16::from(*t == tag) * 3) << (2 * i)))
+    }
+}
+
+/// Entries of a bucket: two bits are set for each, as there are two bytes of its tag.
+#[derive(Debug, Clone, Copy)]
+struct Found(u16);
+
+impl Found {
+    #[inline]
+    fn any(self) -> bool {
+        self.0 != 0
+    }
+
+    #[inline]
+    fn first(self) -> Option<usize> {
+        let bits = NonZero::new(self.0)?;
+        Some(bits.trailing_zeros() as usize / 2)
+    }
+
+    /// All but the first.
+    #[inline]
+    fn others(self) -> Self {
+        let m = self.0 & self.0.wrapping_sub(1);
+        Found(m & m.wrapping_sub(1))
     }
 }
 
@@ -106,37 +157,39 @@ impl Table {
         // SAFETY: a bucket of zeros is an empty bucket, and it needs no drop.
         let region = unsafe { Region::zeroed(buckets as usize)? };
         region.populate();
-        Ok(Table { buckets: region, mask: buckets - 1 })
+        Ok(Table { buckets: region, mask: (buckets - 1) * STEP })
     }
 
     /// Loads the hash's home bucket ahead of use.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
-        prefetch(self.buckets.as_ptr().wrapping_add((hash & self.mask) as usize));
+        prefetch(self.buckets.as_ptr().wrapping_byte_add((hash & self.mask) as usize));
     }
 
     /// The home bucket of a hash.
     #[inline]
     fn bucket(&self, hash: u64) -> &Bucket {
-        // SAFETY: there are `mask + 1` buckets, all valid from the start.
-        unsafe { &*self.buckets.as_ptr().add((hash & self.mask) as usize) }
+        self.homes().bucket(hash)
+    }
+
+    /// Its buckets, to be asked for many candidates.
+    #[inline]
+    pub fn homes(&self) -> Homes<'_> {
+        Homes { buckets: self.buckets.as_ptr(), mask: self.mask, table: PhantomData }
     }
 
     /// The first entry of the home bucket whose tag fits, keys not compared: what to load ahead of use, and
-    /// where to look first.
+    /// where to look first. [`Entry::NONE`] where none does.
     #[inline]
     pub fn candidate(&self, hash: u64) -> Entry {
-        let b = self.bucket(hash);
-        let m = b.find(tag(hash));
-        // Never more than 7, which the compiler does not know.
-        if m != 0 { b.entries[m.trailing_zeros() as usize % SLOTS] } else { Entry::NONE }
+        self.homes().candidate(hash).unwrap_or(Entry::NONE)
     }
 
     /// Whether a key of this hash may be here.
     #[inline]
     pub fn may_have(&self, hash: u64) -> bool {
         let b = self.bucket(hash);
-        b.passed != 0 || b.find(tag(hash)) != 0
+        b.passed != 0 || b.find(tag(hash)).any()
     }
 
     /// The connection with this key, and the key's direction in it.
@@ -150,17 +203,17 @@ impl Table {
         loop {
             let b = self.bucket(at);
             let mut m = b.find(tag(hash));
-            while m != 0 {
-                let e = b.entries[m.trailing_zeros() as usize];
+            while let Some(i) = m.first() {
+                let e = b.entries[i];
                 if slab.get(e.slot()).has(e.direction(), key) {
                     return Some((e.slot(), e.direction()));
                 }
-                m &= m - 1;
+                m = m.others();
             }
             if b.passed == 0 {
                 return None;
             }
-            at = (at + 1) & self.mask;
+            at = (at + STEP) & self.mask;
         }
     }
 
@@ -171,16 +224,14 @@ impl Table {
         let buckets = self.buckets.as_mut_slice();
         let mut at = hash & mask;
         loop {
-            let b = &mut buckets[at as usize];
-            let free = b.find(0);
-            if free != 0 {
-                let i = free.trailing_zeros() as usize;
+            let b = &mut buckets[(at / STEP) as usize];
+            if let Some(i) = b.find(0).first() {
                 b.tags[i] = tag(hash);
                 b.entries[i] = Entry::new(slot, d);
                 return;
             }
             b.passed += 1;
-            at = (at + 1) & mask;
+            at = (at + STEP) & mask;
         }
     }
 
@@ -192,23 +243,23 @@ impl Table {
         let home = hash & mask;
         let mut at = home;
         let found = loop {
-            let b = &buckets[at as usize];
+            let b = &buckets[(at / STEP) as usize];
             let t = tag(hash);
             let mut m = b.find(t);
-            while m != 0 && b.entries[m.trailing_zeros() as usize] != entry {
-                m &= m - 1;
+            while m.first().is_some_and(|i| b.entries[i] != entry) {
+                m = m.others();
             }
-            if m != 0 {
-                break m.trailing_zeros() as usize;
+            if let Some(i) = m.first() {
+                break i;
             }
             assert!(b.passed > 0, "removed an entry that is not in the table");
-            at = (at + 1) & mask;
+            at = (at + STEP) & mask;
         };
-        buckets[at as usize].tags[found] = 0;
+        buckets[(at / STEP) as usize].tags[found] = 0;
         let mut b = home;
         while b != at {
-            buckets[b as usize].passed -= 1;
-            b = (b + 1) & mask;
+            buckets[(b / STEP) as usize].passed -= 1;
+            b = (b + STEP) & mask;
         }
     }
 }
@@ -234,7 +285,7 @@ mod tests {
             let mut table = Table::new(64).unwrap();
             let mut slab: Slab<V4> = Slab::new(SlabView::new(64).unwrap()).unwrap();
             let mut model: HashMap<u16, u32> = HashMap::new();
-            let hash = |n: u16| (u64::from(n) % spread) | (u64::from(n) % 3) << 48;
+            let hash = |n: u16| ((u64::from(n) % spread) * STEP) | ((u64::from(n) % 3) << 48);
             for (add, n) in ops {
                 match (add, model.get(&n).copied()) {
                     (true, None) => {

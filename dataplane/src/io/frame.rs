@@ -19,8 +19,8 @@ pub struct Frame {
 /// The region all frames of a worker lie in, and the frames nobody uses at the moment.
 pub struct FramePool {
     base: NonNull<u8>,
-    /// Length of the region in bytes.
-    size: u32,
+    /// Length of the region in bytes, below 4 GB.
+    size: usize,
     /// A frame's size is `1 << shift`.
     shift: u32,
     /// A frame's size less one.
@@ -53,7 +53,7 @@ impl FramePool {
         assert!(u32::from(headroom) < frame_size && frame_size <= 1 << 16 && frame_size.is_power_of_two());
         FramePool {
             base,
-            size: frames.checked_mul(frame_size).expect("a region of less than 4 GB"),
+            size: frames.checked_mul(frame_size).expect("a region of less than 4 GB") as usize,
             shift: frame_size.trailing_zeros(),
             mask: frame_size - 1,
             headroom,
@@ -74,7 +74,7 @@ impl FramePool {
 
     /// Number of frames in all.
     pub fn frames(&self) -> u32 {
-        self.size >> self.shift
+        (self.size >> self.shift) as u32
     }
 
     /// Number of frames nobody uses.
@@ -140,7 +140,7 @@ impl FramePool {
 
     #[inline]
     fn range(&self, f: Frame) -> usize {
-        assert!(u64::from(f.at) + u64::from(f.len) <= u64::from(self.size), "frame out of its pool");
+        assert!(f.at as usize + usize::from(f.len) <= self.size, "frame out of its pool");
         f.at as usize
     }
 

@@ -1,6 +1,6 @@
 //! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
 
-use super::Address;
+use super::{Address, view};
 
 /// Folds a sum of 16-bit words to 16 bits: 0xffff for every multiple of that but 0.
 #[inline]
@@ -39,28 +39,32 @@ fn sum_little(data: &[u8]) -> u64 {
     };
     // Of the last eight bytes, those that make no whole word with the ones before: one at least.
     let last = u64::from_le_bytes(*last) >> (8 * (data.len().wrapping_neg() & 7));
-    let (mut s, mut rest) = if data.len() <= 64 { (last, data) } else { sum_long(data, last) };
-    if rest.len() > 32 {
-        (s, rest) = add_words::<32>(s, rest);
-    }
-    if rest.len() > 16 {
-        (s, rest) = add_words::<16>(s, rest);
-    }
-    if rest.len() > 8 {
-        (s, _) = add_words::<8>(s, rest);
-    }
-    s
+    let (s, rest) = if data.len() <= 64 { (last, data) } else { sum_long(data, last) };
+    if rest.len() > 32 { sum_last::<32>(add_words::<32>(s, view(rest, 0)), rest) } else { sum_last::<0>(s, rest) }
 }
 
-/// `s` and the words in the first `N` bytes, with the carries brought round; and what follows them.
+/// `s` and the whole words that are left from `AT` on, where no more than 32 bytes are, but for the last one.
 #[inline(always)]
-fn add_words<const N: usize>(s: u64, data: &[u8]) -> (u64, &[u8]) {
-    let Some((words, rest)) = data.split_first_chunk::<N>() else { return (s, data) };
+fn sum_last<const AT: usize>(s: u64, data: &[u8]) -> u64 {
+    let n = data.len();
+    if n > AT + 16 {
+        let s = add_words::<16>(s, view(data, AT));
+        if n > AT + 24 { add_words::<8>(s, view(data, AT + 16)) } else { s }
+    } else if n > AT + 8 {
+        add_words::<8>(s, view(data, AT))
+    } else {
+        s
+    }
+}
+
+/// `s` and some words, with the carries brought round.
+#[inline(always)]
+fn add_words<const N: usize>(s: u64, words: &[u8; N]) -> u64 {
     let add = |(s, carry): (u64, bool), w: &[u8; 8]| s.carrying_add(u64::from_le_bytes(*w), carry);
     let (s, carry) = words.as_chunks().0.iter().fold((s, false), add);
     // Where there is a carry, the sum is not all ones: that would take another carry before it, and the first
     // has none.
-    (s + u64::from(carry), rest)
+    s + u64::from(carry)
 }
 
 /// `a + b` with the carry brought round.
@@ -154,9 +158,9 @@ impl Delta {
     }
 }
 
-/// A [`Delta`] folded, to be kept.
+/// A [`Delta`] folded, to be kept. The change back is its complement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Change(u16);
+pub struct Change(pub u16);
 
 impl From<Delta> for Change {
     #[inline]
@@ -168,26 +172,21 @@ impl From<Delta> for Change {
 }
 
 impl Change {
-    /// The way back, if `back`.
-    #[inline(always)]
-    #[must_use]
-    pub fn turned(self, back: bool) -> Self {
-        Change(self.0 ^ u16::from(back).wrapping_neg())
-    }
-
     /// A checksum as it stands in a packet, after the change.
     #[inline(always)]
     pub fn apply(self, checksum: [u8; 2]) -> [u8; 2] {
-        let (s, carry) = (!u16::from_le_bytes(checksum)).overflowing_add(self.0);
-        (!(s + u16::from(carry))).to_le_bytes()
+        // What is added to the complement is taken from the checksum itself.
+        let (s, borrow) = u16::from_le_bytes(checksum).overflowing_sub(self.0);
+        s.wrapping_sub(borrow.into()).to_le_bytes()
     }
 
     /// The same where besides that a TTL, the first byte of its word, becomes one less.
     #[inline(always)]
     pub fn apply_with_ttl(self, checksum: [u8; 2]) -> [u8; 2] {
-        // This change, and 0xfffe for the TTL's, added to the complement of the checksum.
-        let s = u32::from(self.0) + 0xfffe + 0xffff - u32::from(u16::from_le_bytes(checksum));
-        (!(s.wrapping_add(s.rotate_left(16)) >> 16) as u16).to_le_bytes()
+        let old = u16::from_le_bytes(checksum);
+        // Less the borrow, and one more for the TTL; and 0xffff is 0, as where nothing else changes.
+        let c = u32::from(old.wrapping_sub(self.0)) + u32::from(old >= self.0);
+        ((c + u32::from(c >= 0xffff)) as u16).to_le_bytes()
     }
 }
 
@@ -236,7 +235,7 @@ mod tests {
         #[test]
         fn a_kept_change_is_as_good(old in 0u64..1 << 36, new in 0u64..1 << 36, checksum in 0u16..0xffff) {
             let (there, back) = (Delta::new(old, new), Delta::new(new, old));
-            for (kept, delta) in [(Change::from(there), there), (Change::from(there).turned(true), back)] {
+            for (kept, delta) in [(Change::from(there), there), (Change(!Change::from(there).0), back)] {
                 prop_assert_eq!(u16::from_be_bytes(kept.apply(checksum.to_be_bytes())), delta.apply(checksum));
                 let one_less = delta.and(Delta::new(0x100, 0));
                 prop_assert_eq!(u16::from_be_bytes(kept.apply_with_ttl(checksum.to_be_bytes())), one_less.apply(checksum));

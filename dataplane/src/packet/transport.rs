@@ -313,7 +313,8 @@ pub fn rewrite_plain(frame: &mut [u8], l4: usize, proto: u8, sport: u16, dport: 
         let old: [u8; 2] = *view(u, 6);
         if old != [0; 2] {
             let new = u16::from_le_bytes(change.apply(old));
-            *view_mut(u, 6) = never_0(new).to_le_bytes();
+            // 0 would say that there is none.
+            *view_mut(u, 6) = new.wrapping_sub(u16::from(new == 0)).to_le_bytes();
         }
     } else if let Some(t) = frame.get_mut(l4..l4 + 18) {
         *view_mut(t, 16) = change.apply(*view(t, 16));

@@ -120,7 +120,7 @@ fn expect<P: Port, A: Member>(
     let master = Master { worker: w.id, hash: c.key(Direction::Original).hash(&w.keys) };
     let translated = c.status.intersects(Status::ANY_NAT);
     let (own, other) = (c.tuple(d), c.tuple(d.other()));
-    let t = &c.original;
+    let t = c.original();
     let master_flow = MasterFlow { source: (t.src.ip(), t.sport), destination: (t.dst.ip(), t.dport) };
     let properties = helper.properties();
     let refused = &w.counters().helpers[helper as usize].refused;

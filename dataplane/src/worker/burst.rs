@@ -15,12 +15,14 @@ use crate::conntrack::Entry;
 use crate::conntrack::region::prefetch;
 use crate::io::{Frame, Port};
 use crate::packet::transport::{self, ChecksumState, Transport};
-use crate::packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, V4, V6, checksum, protocol, view};
+use crate::packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Headers, Ip, V4, V6, checksum, protocol, view};
 use crate::policy::InterfaceId;
 
 /// A frame is loaded while as many others before it are parsed. Frames lie a power of two apart and share
 /// few sets of the first-level cache, so a whole burst of them does not stay there.
-const AHEAD: usize = 4;
+pub(super) const AHEAD: usize = 4;
+/// No frame with an IP packet is shorter: it has the header of one without options.
+const SHORTEST: usize = ETHERNET + V4::HEADER;
 /// So many packets are looked up before the directory is asked about those of them that have no connection here; it is
 /// loaded while it is asked about as many before them.
 const SIFTED: usize = 16;
@@ -28,17 +30,24 @@ const SIFTED: usize = 16;
 /// Takes the frames that have come in on an interface all the way.
 // Not inlined: the loop needs all registers for itself.
 #[inline(never)]
-pub(super) fn received<P: Port>(w: &mut Core<P>, families: &mut Families, interface: InterfaceId, frames: &[Frame]) {
+pub(super) fn received<P: Port>(
+    w: &mut Core<P>,
+    families: &mut Families,
+    interface: InterfaceId,
+    frames: &mut Vec<Frame>,
+) {
     let own = own_address(w, interface);
     for f in frames.iter().take(AHEAD) {
         prefetch(w.pool.address(*f));
     }
-    for (i, f) in frames.iter().enumerate() {
-        if let Some(later) = frames.get(i + AHEAD) {
-            prefetch(w.pool.address(*later));
-        }
-        parse(w, families, *f, interface, own, Handed::No);
+    // So that there is a later one for each.
+    let (n, last) = (frames.len(), frames[frames.len() - 1]);
+    frames.extend([last; AHEAD]);
+    for f in frames.windows(AHEAD + 1) {
+        prefetch(w.pool.address(f[AHEAD]));
+        parse(w, families, f[0], interface, own, Handed::No);
     }
+    frames.truncate(n);
     let c = w.counters().interface(interface);
     c.rx_packets.add(frames.len() as u64);
     c.rx_bytes.add(frames.iter().map(|f| u64::from(f.len)).sum());
@@ -91,9 +100,7 @@ fn parse<P: Port>(
     handed: Handed,
 ) {
     let b = w.pool.bytes(f);
-    let Some(ethernet) = b.first_chunk::<ETHERNET>() else {
-        return refuse(w, f, interface, DropReason::Malformed);
-    };
+    let Some(ethernet) = b.first_chunk::<SHORTEST>() else { return runt(w, f, interface, own) };
     if u64::from_le_bytes(*view(ethernet, 0)) << 16 != own {
         return refuse(w, f, interface, DropReason::OtherHost);
     }
@@ -105,6 +112,14 @@ fn parse<P: Port>(
         IPV6 => ip::<P, V6>(w, &mut families.v6, f, interface, handed),
         _ => refuse(w, f, interface, DropReason::Malformed),
     }
+}
+
+/// Drops a frame that is too short for an IP header.
+#[cold]
+fn runt<P: Port>(w: &mut Core<P>, f: Frame, interface: InterfaceId, own: u64) {
+    let ethernet = w.pool.bytes(f).first_chunk::<ETHERNET>();
+    let is_own = ethernet.is_none_or(|e| u64::from_le_bytes(*view(e, 0)) << 16 == own);
+    refuse(w, f, interface, if is_own { DropReason::Malformed } else { DropReason::OtherHost });
 }
 
 #[inline(always)]
@@ -242,6 +257,18 @@ fn sift<P: Port, A: Member>(
     kept
 }
 
+/// Stage three, while nobody wants to know the ways of packets.
+// Not inlined: the loop needs all registers for itself.
+#[inline(never)]
+fn finish<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, burst: &mut [Packet<A>]) {
+    let unheard = w.listeners.is_empty();
+    for p in burst {
+        if !(unheard && express::forward(w, t, p)) {
+            path::forward(w, t, p);
+        }
+    }
+}
+
 fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
     let t = A::of(families);
     if t.burst.is_empty() {
@@ -255,10 +282,11 @@ fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
     let (mut sifted, mut kept, mut at) = (0, 0, 0);
     while at < burst.len() {
         let end = burst.len().min(at + SIFTED);
+        let (homes, slots) = (t.table.homes(), t.slab.ahead());
         for p in &mut burst[at..end] {
-            p.candidate = t.table.candidate(p.hash);
-            if p.candidate != Entry::NONE {
-                t.slab.prefetch(p.candidate.slot(), p.headers.proto != protocol::UDP);
+            if let Some(e) = homes.candidate(p.hash) {
+                p.candidate = e;
+                slots.load(e.slot(), p.headers.proto != protocol::UDP);
             } else if several {
                 strangers = true;
                 w.shared.directory.prefetch(p.hash);
@@ -277,12 +305,7 @@ fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
         burst.truncate(kept);
     }
     if w.tracers.is_empty() {
-        let unheard = w.listeners.is_empty();
-        for p in &mut burst {
-            if !(unheard && express::forward(w, t, p)) {
-                path::forward(w, t, p);
-            }
-        }
+        finish(w, t, &mut burst);
     } else {
         for p in &mut burst {
             trace::forward(w, t, p);

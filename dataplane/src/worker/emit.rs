@@ -12,7 +12,7 @@ use crate::route::Mac;
 #[inline(always)]
 pub(super) fn send<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>, hop: u16) {
     let n = t.neighbours.get_mut(hop);
-    if p.longest > n.limit {
+    if !n.takes(p.longest()) {
         return send_later(w, t, p, hop);
     }
     let frame = Frame { len: p.headers.end, ..p.frame };

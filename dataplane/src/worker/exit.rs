@@ -99,7 +99,7 @@ pub(super) fn check_exit<P: Port, A: Member>(
     n: &Neighbour<A>,
     p: &Packet<A>,
 ) -> Result<(), DropReason> {
-    if p.longest <= n.limit && p.headers.ttl > 1 { Ok(()) } else { obstacle(w, n, p) }
+    if n.takes(p.longest()) && p.headers.ttl > 1 { Ok(()) } else { obstacle(w, n, p) }
 }
 
 /// What keeps a packet from leaving, if it really is kept.
@@ -112,7 +112,7 @@ fn obstacle<P: Port, A: Member>(w: &mut Core<P>, n: &Neighbour<A>, p: &Packet<A>
         error::answer(w, p, Problem::TimeExceeded);
         return Err(DropReason::TtlExceeded);
     }
-    if p.longest > n.mtu {
+    if p.longest() > n.mtu {
         let b = w.pool.bytes(p.frame);
         let may_fragment = !A::V6 && be16(b, usize::from(p.headers.l3) + 6) & 0x4000 == 0;
         if !may_fragment {

@@ -9,13 +9,10 @@ use super::core::Core;
 use super::emit;
 use super::family::{Family, Kind, Member, Packet};
 use super::path::rewrite;
-use super::track::{self, plain_segment};
+use super::track;
 use crate::conntrack::Status;
 use crate::io::{Frame, Port};
-use crate::packet::{ETHERNET, Headers, protocol};
-
-/// The shortest transport header.
-const SHORTEST: usize = 8;
+use crate::packet::{ETHERNET, protocol};
 
 /// What makes a connection's packets need more.
 const MORE: Status = Status(Status::SEQ_ADJUST.0 | Status::HELPER.0 | Status::HOST.0);
@@ -45,30 +42,25 @@ pub(super) fn segment<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p:
 /// [`forward`] for a packet of one of them.
 #[inline(always)]
 fn short<const PROTO: u8, P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>) -> bool {
-    // Where everything is, the compiler knows.
-    let plain = ETHERNET + A::HEADER;
-    let h = &Headers { l3: ETHERNET as u16, l4: plain as u16, proto: PROTO, ..p.headers };
+    let h = &p.headers;
     let (d, frame) = (p.candidate.direction(), Frame { len: h.end, ..p.frame });
-    let Some(mut c) = t.slab.hit(p.candidate, h, p.ports, w.now) else { return false };
+    let Some(mut c) = t.slab.hit(p.candidate, ((h.src, h.dst), p.ports, PROTO), w.now) else { return false };
     let Some(n) = t.neighbours.known(c.hop[d as usize]) else { return false };
-    if c.status.intersects(MORE)
-        || c.route_generation != w.route_epoch
-        || p.longest > n.limit
-        || h.ttl <= 1
-        || usize::from(frame.len) < plain + SHORTEST
-    {
+    if c.status.intersects(MORE) || c.route_generation != w.route_epoch || frame.len > n.limit || h.ttl <= 1 {
         return false;
     }
+    let segment = if PROTO == protocol::TCP { track::plain_segment::<A>(&w.pool, frame) } else { None };
+    // No packet of this kind is shorter; and where everything is, the compiler knows.
+    let headers = ETHERNET + A::HEADER + if PROTO == protocol::TCP { 20 } else { 8 };
+    let b = w.pool.bytes_mut(Frame { len: headers as u16, ..frame });
     let deadline = if PROTO == protocol::UDP {
-        track::datagram(w, &mut c, d)
-    } else if let Some(deadline) = plain_segment(w, &mut c, frame, d) {
-        deadline
+        Some(track::datagram(&w.udp, w.now, &mut c, d))
     } else {
-        return false;
+        segment.and_then(|s| track::segment_of(&w.tcp, w.now, &mut c, &s, d))
     };
+    let Some(deadline) = deadline else { return false };
     c.refresh(deadline);
-    c.count(d, u32::from(p.longest));
-    let b = w.pool.bytes_mut(frame);
+    c.count(d, u32::from(frame.len) - ETHERNET as u32);
     if c.status.intersects(Status::ANY_NAT) {
         rewrite(b, PROTO, &c, d);
     } else {

@@ -22,7 +22,9 @@ use crate::packet::{ETHERNET, Headers, Ip, V4, V6, protocol};
 use crate::policy::InterfaceId;
 
 /// A parsed packet, with what the look-up stage found.
+// In the order in which most packets' fields take the fewest steps: what is zero for them makes one word.
 #[derive(Debug, Clone, Copy)]
+#[repr(C)]
 pub(super) struct Packet<A> {
     pub(super) frame: Frame,
     /// Hash of the flow's key; 0 when there is none.
@@ -34,16 +36,17 @@ pub(super) struct Packet<A> {
     pub(super) candidate: Entry,
     /// For a datagram in pieces: bytes of payload in the pieces after the first.
     pub(super) later: u32,
-    pub(super) interface: InterfaceId,
-    /// Length of the IP packet; for a datagram in pieces, of the longest of them.
-    pub(super) longest: u16,
+    /// For a datagram in pieces: length of the longest of them.
+    pub(super) longest_piece: u16,
     pub(super) kind: Kind,
     /// Whether another worker has handed it over, and what for.
     pub(super) handed: Handed,
+    pub(super) interface: InterfaceId,
 }
 
 /// What a packet is, as its transport header has it ([`Transport`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub(super) enum Kind {
     /// UDP or TCP of a flow in one piece, right behind a plain IP header.
     Plain,
@@ -80,7 +83,7 @@ impl<A> Packet<A> {
         Packet {
             frame,
             hash,
-            longest: headers.length() as u16,
+            longest_piece: 0,
             headers,
             ports,
             candidate: Entry::NONE,
@@ -108,6 +111,12 @@ impl<A> Packet<A> {
             Transport::IcmpError => self.kind = Kind::IcmpError,
             Transport::Invalid => self.kind = Kind::Invalid,
         }
+    }
+
+    /// Length of the IP packet; for a datagram in pieces, of the longest of them.
+    #[inline]
+    pub(super) fn longest(&self) -> u16 {
+        self.longest_piece.max(self.headers.length() as u16)
     }
 
     /// Length as connections count it: of the IP packet; for a datagram in pieces, of all but the later IP headers.
@@ -307,18 +316,18 @@ impl<A: Member> Family<A> {
     /// Gives back what only some connections hold.
     fn release_held<P: Port>(&mut self, w: &mut Core<P>, slot: u32, c: &Connection<A>) {
         if c.status.contains(Status::MAPPED) {
-            let source = Endpoint { address: c.original.src, port: c.original.sport, proto: c.proto };
-            A::mappings(&w.shared).remove(&source, Some(c.reply.src), w.now);
+            let source = Endpoint { address: c.original().src, port: c.original().sport, proto: c.proto };
+            A::mappings(&w.shared).remove(&source, Some(c.reply().src), w.now);
         }
         if c.status.contains(Status::MAPPED_INBOUND) {
-            let source = Endpoint { address: c.reply.src, port: c.reply.sport, proto: c.proto };
+            let source = Endpoint { address: c.reply().src, port: c.reply().sport, proto: c.proto };
             A::mappings(&w.shared).remove(&source, None, w.now);
         }
         if c.status.contains(Status::HOST) {
             host::end(w, c);
         }
         if c.status.contains(Status::COUNTED) {
-            self.sources.release(c.original.src, c.proto);
+            self.sources.release(c.original().src, c.proto);
         }
         if c.status.contains(Status::HELPER) {
             self.extensions.remove(&slot);

@@ -171,8 +171,7 @@ impl<A: Member> Decided<'_, A> {
         let policy = &w.snapshot.policy;
         let rule = exit.map_or(Policy::DEFAULT, |e| e.rule);
         Connection {
-            original: self.key.tuple,
-            reply,
+            tuples: [self.key.tuple, reply],
             proto: self.key.proto,
             timeouts: policy.rules.get(usize::from(rule)).map_or(policy.timeouts_of_all(), |r| r.timeouts),
             status,

@@ -81,7 +81,7 @@ pub(super) fn packet<P: Port, A: Member>(
         // Only the host sends these, and not from outside.
         return Err(DropReason::MartianSource);
     }
-    if !w.snapshot.fib.is_local(c.reply.src) {
+    if !w.snapshot.fib.is_local(c.reply().src) {
         // The host has lost the address. The next packet finds another one.
         if !w.is_dry() {
             t.remove(w, slot, Removal::Deleted);
@@ -112,13 +112,13 @@ pub(super) fn end<P: Port, A: Ip>(w: &mut Core<P>, c: &Connection<A>) {
 
 /// The host's answers, as it sends them.
 fn answers<A: Address>(c: &Connection<A>) -> HostFlow {
-    let r = &c.reply;
+    let r = c.reply();
     HostFlow { protocol: c.proto, host: (r.src.ip(), r.sport), client: (r.dst.ip(), r.dport) }
 }
 
 /// What the client knows of the other end.
 fn origin<P: Port, A: Ip>(w: &Core<P>, c: &Connection<A>) -> Origin {
-    let o = &c.original;
+    let o = c.original();
     let port = if c.proto == A::ICMP { o.sport } else { o.dport };
     Origin { host: (o.dst.ip(), port), client_port: o.sport, worker: w.id }
 }

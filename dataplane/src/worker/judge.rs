@@ -37,7 +37,7 @@ pub(super) fn judge<A: Member>(
 ) -> (Judgement, Option<Filtering>) {
     let verdict = |j| (j, None);
     let key = c.key(Direction::Original);
-    if check_source(s, c.original.src, c.ingress) == Err(DropReason::ReversePath) {
+    if check_source(s, c.original().src, c.ingress) == Err(DropReason::ReversePath) {
         return verdict(Judgement::Denied);
     }
     let mut facts = describe(&s.policy, &key, c.ingress, CtState::New);
@@ -47,7 +47,7 @@ pub(super) fn judge<A: Member>(
     // Where it goes: its replies come from there.
     let Some(to) = c.key(Direction::Reply).inverse() else { return verdict(Judgement::Stays) };
     let flow =
-        Key { tuple: crate::conntrack::Tuple { src: c.original.src, sport: c.original.sport, ..to.tuple }, ..to };
+        Key { tuple: crate::conntrack::Tuple { src: c.original().src, sport: c.original().sport, ..to.tuple }, ..to };
     // Those that another connection announced, or a mapping admitted, go where that led them.
     let mut both_ends = None;
     let admitted = c.status.intersects(Status(Status::EXPECTED.0 | Status::MAPPED_INBOUND.0));
@@ -74,7 +74,7 @@ pub(super) fn judge<A: Member>(
         facts.destination_port = facts.destination_port.map(|_| flow.tuple.dport);
     }
     let Some(Target::Via(hops)) = s.fib.lookup(flow.tuple.dst) else { return verdict(Judgement::Stays) };
-    let hop = pick(hops, c.original.src, c.original.dst);
+    let hop = pick(hops, c.original().src, c.original().dst);
     let Some(egress) = hop.interface else { return verdict(Judgement::Stays) };
     facts.to = s.policy.zone_of(egress);
     let (_, action) = s.verdict(&mut facts, &mut Nobody);
@@ -85,10 +85,10 @@ pub(super) fn judge<A: Member>(
         // Its source follows its master connection, whatever the rules say.
         return verdict(Judgement::Stays);
     }
-    let at = Endpoint { address: c.original.src, port: c.original.sport, proto: c.proto };
+    let at = Endpoint { address: c.original().src, port: c.original().sport, proto: c.proto };
     let next = (egress, hop.gateway.unwrap_or(flow.tuple.dst));
     let bound = mappings.of(&at);
-    let Ok(Offer { addresses, choice, .. }) = offer(s, c.original.src, both_ends, &facts, bound, c.ingress, next)
+    let Ok(Offer { addresses, choice, .. }) = offer(s, c.original().src, both_ends, &facts, bound, c.ingress, next)
     else {
         return verdict(Judgement::Stays);
     };

@@ -10,7 +10,7 @@ use super::reason::DropReason;
 use super::shared::NeighbourRequest;
 use crate::conntrack::Ticks;
 use crate::io::{Frame, Port};
-use crate::packet::Ip;
+use crate::packet::{ETHERNET, Ip};
 use crate::policy::InterfaceId;
 use crate::route::{Fib, Mac};
 
@@ -38,8 +38,8 @@ pub(super) struct Neighbour<A> {
     pub(super) mtu: u16,
     /// The interface can send.
     pub(super) up: bool,
-    /// The longest IP packet that can simply be sent now: 0 while the interface cannot send, the address is not known,
-    /// or it is time to have it confirmed.
+    /// The longest frame that can simply be sent now: 0 while the interface cannot send, the address is not known, or
+    /// it is time to have it confirmed.
     pub(super) limit: u16,
     /// When the kernel was last asked about it.
     asked: Ticks,
@@ -211,9 +211,15 @@ impl<A: Ip> Neighbour<A> {
         self.limit = self.sendable();
     }
 
-    /// The longest IP packet that can be sent.
+    /// The longest frame that can be sent.
     fn sendable(&self) -> u16 {
-        if self.up && self.mac.is_some() { self.mtu } else { 0 }
+        if self.up && self.mac.is_some() { self.mtu.saturating_add(ETHERNET as u16) } else { 0 }
+    }
+
+    /// Whether an IP packet of this length can simply be sent now.
+    #[inline]
+    pub(super) fn takes(&self, length: u16) -> bool {
+        usize::from(length) + ETHERNET <= usize::from(self.limit)
     }
 
     /// Has the kernel confirm a next hop in use every now and then.
@@ -269,12 +275,12 @@ mod tests {
             w.now = w.now.after_ms(CONFIRM_MS);
             all.tick(&mut w);
             all.get_mut(hop).used(&w);
-            assert_eq!((all.get(hop).limit, shared.neighbour_requests.len()), (1500, 0), "not yet");
+            assert_eq!((all.get(hop).limit, shared.neighbour_requests.len()), (1514, 0), "not yet");
             w.now = w.now.after_ms(1);
             all.tick(&mut w);
             assert_eq!(all.get(hop).limit, 0, "its next packet goes the whole path");
             all.get_mut(hop).used(&w);
-            assert_eq!(all.get(hop).limit, 1500);
+            assert_eq!(all.get(hop).limit, 1514);
             assert_eq!(shared.neighbour_requests.pop().map(|r| r.address), Some(V4(1).ip()));
         }
     }

@@ -55,7 +55,7 @@ fn complete<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A
         interface: first.interface,
         headers: Headers { fragment: None, ..first.headers },
         later: later as u32,
-        longest: pieces.iter().map(|x| x.headers.length() as u16).max().unwrap_or(0),
+        longest_piece: pieces.iter().map(|x| x.headers.length() as u16).max().unwrap_or(0),
         ..*p
     };
     let payload =
@@ -107,7 +107,7 @@ fn join<P: Port, A: Member>(w: &mut Core<P>, p: &mut Packet<A>, pieces: &[Piece<
         at += payload.len();
         w.pool.give(x.frame);
     }
-    (p.frame, p.headers.end, p.longest, p.later) = (joined, end as u16, length as u16, 0);
+    (p.frame, p.headers.end, p.longest_piece, p.later) = (joined, end as u16, 0, 0);
     true
 }
 

@@ -57,7 +57,7 @@ impl<P: Port> Worker<P> {
             families,
             tasks: Tasks::default(),
             options,
-            received: Vec::with_capacity(BURST),
+            received: Vec::with_capacity(BURST + burst::AHEAD),
             housekeeping,
             ports_flushed: true,
         };
@@ -125,9 +125,9 @@ impl<P: Port> Worker<P> {
                 continue;
             }
             frames += self.received.len();
-            let received = std::mem::take(&mut self.received);
+            let mut received = std::mem::take(&mut self.received);
             match self.core.inlets.get(i).and_then(Inlet::only_interface) {
-                Some(interface) => burst::received(&mut self.core, &mut self.families, interface, &received),
+                Some(interface) => burst::received(&mut self.core, &mut self.families, interface, &mut received),
                 None => burst::received_tagged(&mut self.core, &mut self.families, i, &received),
             }
             self.received = received;

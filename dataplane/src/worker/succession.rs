@@ -144,7 +144,7 @@ fn adopt<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, s: &Snapshot, s
 }
 
 fn source<A: Member>(c: &Connection<A>) -> Endpoint<A> {
-    Endpoint { address: c.original.src, port: c.original.sport, proto: c.proto }
+    Endpoint { address: c.original().src, port: c.original().sport, proto: c.proto }
 }
 
 /// The filtering of the mapping that binds the connection's source for all remotes.

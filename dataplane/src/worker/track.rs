@@ -4,10 +4,10 @@ use super::core::Core;
 use super::events::Before;
 use super::family::{Member, Packet};
 use crate::conntrack::sctp::{SctpOutcome, SctpState};
-use crate::conntrack::tcp::{HostTcpOutcome, PlainSegment, TcpOutcome, TcpSegment};
-use crate::conntrack::{Connection, Direction, Live, Private, SctpTrack, Status, TcpTrack, Ticks};
-use crate::io::{Frame, Port};
-use crate::packet::{ETHERNET, Ip, protocol, transport};
+use crate::conntrack::tcp::{HostTcpOutcome, PlainSegment, TcpOutcome, TcpSegment, TcpTimeouts};
+use crate::conntrack::{Connection, Direction, Live, Private, SctpTrack, Status, TcpTrack, Ticks, UdpTimeouts};
+use crate::io::{Frame, FramePool, Port};
+use crate::packet::{ETHERNET, Ip, protocol, transport, view};
 
 /// Two seconds of traffic both ways make UDP a stream (netfilter's `stream_ts`).
 const STREAM_AFTER_S: u32 = 2;
@@ -62,7 +62,7 @@ fn segment<'a, A: Ip>(frame: &'a [u8], p: &Packet<A>) -> TcpSegment<'a> {
 pub(super) fn follow<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Direction, p: &Packet<A>) -> Followed {
     let t = w.snapshot.policy.timeouts(c.timeouts);
     let timeout = match &mut c.private {
-        Private::Udp(_) => return (Ok(()), datagram(w, c, d)),
+        Private::Udp(_) => return (Ok(()), datagram(&w.udp, w.now, c, d)),
         Private::Tcp(track) => {
             let segment = segment(w.pool.bytes(p.frame), p);
             match track.track(d, &segment, &w.snapshot.policy.tcp, t, c.status) {
@@ -83,12 +83,12 @@ pub(super) fn follow<P: Port, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Dire
 
 /// [`follow`] for UDP: with what comes both ways for some time, it is a stream, and stays one.
 #[inline(always)]
-pub(super) fn datagram<P, A: Ip>(w: &Core<P>, c: &mut Connection<A>, d: Direction) -> Ticks {
-    let timeouts = &w.udp[usize::from(c.timeouts)];
-    if !c.status.contains(Status::ASSURED) && !matures(c, d, w.now) {
-        return w.now.after_timeout_ms(timeouts.first);
+pub(super) fn datagram<A: Ip>(timeouts: &UdpTimeouts, now: Ticks, c: &mut Connection<A>, d: Direction) -> Ticks {
+    let timeouts = &timeouts[usize::from(c.timeouts)];
+    if !c.status.contains(Status::ASSURED) && !matures(c, d, now) {
+        return now.after_timeout_ms(timeouts.first);
     }
-    w.now.after_timeout_ms(timeouts.stream)
+    now.after_timeout_ms(timeouts.stream)
 }
 
 /// Whether a UDP connection is a stream from this packet on.
@@ -201,25 +201,26 @@ pub(super) fn packet<P: Port, A: Member>(
     followed
 }
 
-/// The deadline after what nearly all segments of TCP are, in a frame that ends with the packet; `None`, and nothing
-/// is changed, for every other.
+/// What nearly all segments of TCP are, read from a frame that ends with the packet.
 #[inline(always)]
-pub(super) fn plain_segment<P: Port, A: Ip>(
-    w: &Core<P>,
+pub(super) fn plain_segment<A: Ip>(pool: &FramePool, frame: Frame) -> Option<PlainSegment> {
+    let at = ETHERNET + A::HEADER;
+    let beginning = |n: usize| pool.bytes(Frame { len: (at + n) as u16, ..frame });
+    PlainSegment::read(view(beginning(20), at), u32::from(frame.len) - at as u32, || *view(beginning(24), at + 20))
+}
+
+/// The deadline after such a segment; `None`, and nothing is changed, where it takes a second look.
+#[inline(always)]
+pub(super) fn segment_of<A: Ip>(
+    timeouts: &TcpTimeouts,
+    now: Ticks,
     c: &mut Connection<A>,
-    frame: Frame,
+    segment: &PlainSegment,
     d: Direction,
 ) -> Option<Ticks> {
     let Private::Tcp(track) = &mut c.private else { return None };
-    let unacknowledged = track_plain::<A>(track, d, w.pool.bytes(frame), c.status)?;
-    Some(w.now.after_timeout_ms(w.tcp[usize::from(c.timeouts)].ms(unacknowledged)))
-}
-
-// Not inlined: it has use for all registers.
-#[inline(never)]
-fn track_plain<A: Ip>(track: &mut TcpTrack, d: Direction, packet: &[u8], status: Status) -> Option<bool> {
-    let segment = PlainSegment::read(packet, ETHERNET + A::HEADER)?;
-    track.track_plain(d, &segment, status)
+    let unacknowledged = track.track_plain(d, segment, c.status)?;
+    Some(now.after_timeout_ms(timeouts[usize::from(c.timeouts)].ms(unacknowledged)))
 }
 
 /// [`packet`] while somebody listens to events.

@@ -117,7 +117,7 @@ impl<P: Port> Core<P> {
         let w = self.watch.as_ref()?;
         let counted = |(slot, _): &(u32, [u64; 2])| {
             let c = t.slab.get(*slot);
-            let own = (c.original.src, c.original.sport, c.proto) == (source.address, source.port, source.proto);
+            let own = (c.original().src, c.original().sport, c.proto) == (source.address, source.port, source.proto);
             own && c.status.contains(Status::MAPPED)
         };
         let ended = w.gone.borrow().iter().any(counted);
@@ -128,7 +128,7 @@ impl<P: Port> Core<P> {
     pub(super) fn gone_of<A: Member>(&self, t: &Family<A>, source: A) -> Vec<u8> {
         let Some(w) = &self.watch else { return Vec::new() };
         let gone = w.gone.borrow();
-        let counted = |c: &&Connection<A>| c.original.src == source && c.status.contains(Status::COUNTED);
+        let counted = |c: &&Connection<A>| c.original().src == source && c.status.contains(Status::COUNTED);
         gone.iter().map(|(slot, _)| t.slab.get(*slot)).filter(counted).map(|c| c.proto).collect()
     }
 }

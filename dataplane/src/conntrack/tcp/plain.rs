@@ -20,25 +20,24 @@ pub struct PlainSegment {
 }
 
 impl PlainSegment {
-    /// Reads the segment from `at` to the end of `b`, which has been seen to be one. `None` when it is not of this
-    /// kind.
+    /// Reads the header of a segment of `length` bytes, which has been seen to be one. The first four bytes of its
+    /// options are asked for only if it has options. `None` when it is not of this kind.
     #[inline(always)]
-    pub fn read(b: &[u8], at: usize) -> Option<Self> {
+    pub fn read(t: &[u8; 20], length: u32, options: impl FnOnce() -> [u8; 4]) -> Option<Self> {
         // Data offset, and of the flags FIN, SYN, RST and ACK, at once.
         const BITS: u16 = u16::from_le_bytes([0xf0, FIN | SYN | RST | ACK]);
         const BARE: u16 = u16::from_le_bytes([5 << 4, ACK]);
         const TIMED: u16 = u16::from_le_bytes([8 << 4, ACK]);
-        let t: &[u8; 20] = view(b, at);
-        let headers = match u16::from_le_bytes(*view(t, 12)) & BITS {
-            BARE => at + 20,
-            TIMED if *view(b, at + 20) == LONE_TIMESTAMP => at + 32,
+        let header = match u16::from_le_bytes(*view(t, 12)) & BITS {
+            BARE => 20,
+            TIMED if options() == LONE_TIMESTAMP => 32,
             _ => return None,
         };
         Some(PlainSegment {
             seq: be32(t, 4),
             ack: be32(t, 8),
             window: be16(t, 14),
-            payload: b.len().wrapping_sub(headers) as u32,
+            payload: length.wrapping_sub(header),
         })
     }
 }

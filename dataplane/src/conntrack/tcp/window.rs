@@ -248,6 +248,7 @@ impl TcpTrack {
         let Offer { window, closed } = offer;
         let mut both = Both::of(&self.options, dir);
 
+        let known = both.sender_has(SynOptions::ACKED);
         let sender = &mut self.windows[dir as usize];
         // What lies between acknowledgement and SACK is already in the receiver's buffer.
         let offered = window.wrapping_add(sack.wrapping_sub(ack));
@@ -258,7 +259,7 @@ impl TcpTrack {
             sender.end = end;
             both.insert_of_sender(SynOptions::UNACKED);
         }
-        if acks && !both.sender_has(SynOptions::ACKED) {
+        if acks && !known {
             sender.max_ack = ack;
             both.insert_of_sender(SynOptions::ACKED);
         } else if acks && after(ack, sender.max_ack) {

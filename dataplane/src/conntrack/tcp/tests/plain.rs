@@ -10,7 +10,7 @@ use proptest::test_runner::{Config, TestRunner};
 use super::*;
 use crate::conntrack::tcp::{PlainSegment, TcpTimeout};
 use crate::packet::transport::tcp_segment;
-use crate::packet::{Headers, V4, protocol};
+use crate::packet::{Headers, V4, protocol, view};
 
 /// A segment, in relation to what its side has sent and seen so far.
 #[derive(Clone, Debug)]
@@ -67,6 +67,11 @@ fn turn() -> impl Strategy<Value = Turn> {
             again,
         },
     )
+}
+
+/// The segment from `at` to the end of `b`, if it is plain.
+fn read_plain(b: &[u8], at: usize) -> Option<PlainSegment> {
+    PlainSegment::read(view(b, at), (b.len() - at) as u32, || *view(b, at + 20))
 }
 
 /// A sequence number to begin with: any, or near to where they start over, which is also what windows that are not
@@ -183,7 +188,7 @@ fn plain_segments() {
             let mut short = long;
             let outcome = long.track(t.dir, &seg, &settings, &timeouts);
             all.set(all.get() + 1);
-            if let Some(p) = PlainSegment::read(&b, usize::from(headers.l4))
+            if let Some(p) = read_plain(&b, usize::from(headers.l4))
                 && let Some(unacknowledged) = short.tcp.track_plain(t.dir, &p, short.status)
             {
                 plain.set(plain.get() + 1);

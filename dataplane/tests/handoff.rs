@@ -4,18 +4,21 @@
 mod support;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dataplane::io::memory::MemoryPort;
+use dataplane::route::Target;
 use dataplane::worker::listing::Filter;
+use dataplane::worker::shared::Shared;
 use dataplane::worker::{DropReason, HandoffReason, Worker};
 use etherparse::{NetHeaders, PacketBuilder, PacketHeaders};
 use support::*;
 
 /// Bytes of data that make frames of each way of handing over: copied whole, in two parts, lent.
-const LENGTHS: [usize; 8] = [4, 20, 21, 48, 49, 68, 69, 1000];
+const LENGTHS: [usize; 8] = [4, 20, 21, 56, 57, 76, 77, 1000];
 
 /// A UDP packet with so many bytes of data, which begin with a number and go on in a way that depends on it.
 fn numbered(src: &str, dst: &str, (sport, dport): (u16, u16), number: u32, length: usize) -> Vec<u8> {
@@ -86,8 +89,7 @@ fn what_does_not_fit_is_dropped_and_the_rest_stays_in_order() {
         while other.turn() > 0 {}
         // There are half as many places as frames.
         let fit = frames / 2 / places;
-        let lost = g.shared.workers[1].counters.drops[DropReason::HandoffFull as usize].get();
-        assert_eq!(lost, u64::from(frames - fit));
+        assert_eq!(dropped(&g.shared, 1), [(DropReason::HandoffFull, u64::from(frames - fit))]);
         assert_eq!(other.pool().available() as u32, if lent { frames - fit } else { frames });
         // In a turn of the owner's only so many are taken over; each time some come back.
         while owner.turn() > 0 {}
@@ -104,6 +106,11 @@ fn what_does_not_fit_is_dropped_and_the_rest_stays_in_order() {
         other.turn();
         owner.turn();
         assert_eq!(answers(owner), [(4000, 7)]);
+        other.turn();
+        for w in [owner, other] {
+            assert_eq!(w.pool().available() as u32, frames);
+        }
+        assert_eq!(dropped(&g.shared, 0), []);
     }
 }
 
@@ -206,6 +213,198 @@ fn a_burst_of_own_and_others_packets() {
         let expected: Vec<_> = (0..40).filter(|n| n % 2 == parity).map(|n| (4000 + n as u16 % 8, n)).collect();
         assert_eq!(answers(w), expected);
     }
+}
+
+/// A segment of `data`, as a row of [`a_connection_of_tcp_is_the_same_wherever_its_packets_arrive`] has it.
+fn segment(six: bool, from: usize, seq: u32, ack: u32, flags: &str, data: &[u8]) -> Vec<u8> {
+    let (client, server) = ((if six { CLIENT6 } else { CLIENT }, 4000), (if six { SERVER6 } else { SERVER }, 80));
+    // There is no translation for IPv6.
+    let outside = (if six { CLIENT6 } else { OUTSIDE }, 4000);
+    let (src, dst) = if from == LAN { (client, server) } else { (server, outside) };
+    let builder = match (ip(src.0), ip(dst.0)) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => PacketBuilder::ipv4(src.octets(), dst.octets(), 64),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => PacketBuilder::ipv6(src.octets(), dst.octets(), 64),
+        _ => unreachable!("both are of one family"),
+    };
+    let mut b = builder.tcp(src.1, dst.1, seq, 4000);
+    for flag in flags.chars() {
+        b = match flag {
+            'S' => b.syn(),
+            'A' => b.ack(ack),
+            'F' => b.fin(),
+            'R' => b.rst(),
+            'P' => b.psh(),
+            _ => unreachable!("there is no such flag"),
+        };
+    }
+    let mut v = Vec::new();
+    b.write(&mut v, data).unwrap();
+    v
+}
+
+/// The same as it leaves on the other side.
+fn forwarded(six: bool, segment: &[u8]) -> Vec<u8> {
+    let mut p = PacketHeaders::from_ip_slice(segment).unwrap();
+    let mut tcp = p.transport.take().unwrap().tcp().unwrap();
+    let data = p.payload.slice();
+    let mut v = Vec::new();
+    match p.net.unwrap() {
+        NetHeaders::Ipv4(mut h, _) => {
+            assert!(!six);
+            for (a, from, to) in [(&mut h.source, CLIENT, OUTSIDE), (&mut h.destination, OUTSIDE, CLIENT)] {
+                if IpAddr::from(*a) == ip(from) {
+                    *a = to.parse::<std::net::Ipv4Addr>().unwrap().octets();
+                }
+            }
+            h.time_to_live -= 1;
+            h.header_checksum = h.calc_header_checksum();
+            tcp.checksum = tcp.calc_checksum_ipv4(&h, data).unwrap();
+            h.write(&mut v).unwrap();
+        }
+        NetHeaders::Ipv6(mut h, _) => {
+            h.hop_limit -= 1;
+            tcp.checksum = tcp.calc_checksum_ipv6(&h, data).unwrap();
+            h.write(&mut v).unwrap();
+        }
+        NetHeaders::Arp(_) => unreachable!("only IP was sent"),
+    }
+    tcp.write(&mut v).unwrap();
+    v.extend(data);
+    v
+}
+
+#[test]
+fn a_connection_of_tcp_is_the_same_wherever_its_packets_arrive() {
+    // Where it comes in, its sequence number and acknowledgement (each counted from the first one of its side), its flags,
+    // bytes of data, whether it passes, and the connection's state then.
+    type Row = (usize, u32, u32, &'static str, usize, bool, &'static str);
+    let begins: &[Row] = &[
+        (LAN, 0, 0, "S", 0, true, "SYN_SENT"),
+        (WAN, 0, 1, "SA", 0, true, "SYN_RECV"),
+        (LAN, 1, 1, "A", 0, true, "ESTABLISHED"),
+        // Data of all lengths, to and fro.
+        (LAN, 1, 1, "PA", 8, true, "ESTABLISHED"),
+        (WAN, 1, 9, "A", 8, true, "ESTABLISHED"),
+        (WAN, 9, 9, "PA", 9, true, "ESTABLISHED"),
+        (LAN, 9, 18, "A", 44, true, "ESTABLISHED"),
+        (LAN, 53, 18, "A", 45, true, "ESTABLISHED"),
+        (WAN, 18, 98, "A", 64, true, "ESTABLISHED"),
+        (WAN, 82, 98, "A", 65, true, "ESTABLISHED"),
+        (LAN, 98, 147, "A", 1300, true, "ESTABLISHED"),
+        (WAN, 147, 1398, "A", 1300, true, "ESTABLISHED"),
+        (LAN, 1398, 1447, "A", 0, true, "ESTABLISHED"),
+        // Too far ahead of the window, of all lengths; then an answer to what was never sent.
+        (WAN, 20_000, 1398, "A", 0, false, "ESTABLISHED"),
+        (WAN, 20_000, 1398, "A", 8, false, "ESTABLISHED"),
+        (WAN, 20_000, 1398, "A", 64, false, "ESTABLISHED"),
+        (LAN, 20_000, 1447, "A", 1300, false, "ESTABLISHED"),
+        (LAN, 1398, 1448, "A", 8, false, "ESTABLISHED"),
+        (WAN, 1447, 1399, "A", 64, false, "ESTABLISHED"),
+        (WAN, 1447, 1398, "A", 100, true, "ESTABLISHED"),
+        (LAN, 1398, 1548, "A", 0, false, "ESTABLISHED"),
+        (LAN, 1398, 1547, "A", 0, true, "ESTABLISHED"),
+    ];
+    let fin: &[Row] = &[
+        (LAN, 1398, 1547, "FA", 0, true, "FIN_WAIT"),
+        (WAN, 1547, 1399, "A", 0, true, "CLOSE_WAIT"),
+        (WAN, 1547, 1399, "FA", 5, true, "LAST_ACK"),
+        (LAN, 1399, 1553, "A", 0, true, "TIME_WAIT"),
+    ];
+    let rst: &[Row] = &[(WAN, 1547, 1398, "RA", 0, true, "CLOSE")];
+    let blind: &[Row] = &[(WAN, 20_000, 1398, "RA", 0, false, "ESTABLISHED"), (WAN, 1547, 1398, "R", 0, true, "CLOSE")];
+    for (six, ends, elsewhere) in [false, true]
+        .into_iter()
+        .flat_map(|six| [fin, rst, blind].map(|e| (six, e)))
+        .flat_map(|(six, e)| [0, 1].map(|elsewhere| (six, e, elsewhere)))
+    {
+        let mut g = Gateway::new(2, policy(), fib());
+        let (mut handed, mut refused) = (0, 0);
+        // Sequence numbers wrap on the way.
+        let first = [u32::MAX - 60, u32::MAX - 5000];
+        for (n, row) in begins.iter().chain(ends).enumerate() {
+            let (from, seq, ack, flags, length, passes, state) = *row;
+            let data: Vec<u8> = (0..length).map(|i| (n * 31 + i) as u8).collect();
+            let (seq, ack) = (first[from].wrapping_add(seq), first[1 - from].wrapping_add(ack));
+            let sent = segment(six, from, seq, ack, flags, &data);
+            // The first packet makes the connection one of worker 0.
+            let out = g.packet_at(elsewhere.min(n), from, &sent);
+            let due: Vec<_> = passes.then(|| (1 - from, forwarded(six, &sent))).into_iter().collect();
+            assert!(out == due, "{row:?}: {out:02x?} instead of {due:02x?}");
+            handed += elsewhere.min(n) as u64;
+            refused += u64::from(!passes);
+            assert_eq!(g.shared.workers[0].counters.taken_over.get(), handed, "{row:?}");
+            assert_eq!(g.drops(DropReason::Invalid), refused, "{row:?}");
+            let all = g.list();
+            assert_eq!(all.iter().map(|c| (c.worker, c.state)).collect::<Vec<_>>(), [(0, Some(state))], "{row:?}");
+        }
+        for w in &mut g.workers {
+            w.turn();
+            assert_eq!(w.pool().available() as u32, w.pool().frames());
+        }
+    }
+}
+
+/// What is dropped: the number of drops for each reason for which there are any.
+fn dropped(shared: &Shared, worker: usize) -> Vec<(DropReason, u64)> {
+    let counters = &shared.workers[worker].counters;
+    DropReason::ALL.iter().map(|why| (*why, counters.drops[*why as usize].get())).filter(|(_, n)| *n > 0).collect()
+}
+
+#[test]
+fn an_interface_goes_while_its_packets_wait() {
+    // An answer in two fragments is lent, to be put together at the owner.
+    let fragments = |number| {
+        let whole = answer(4000, number, 24);
+        [(20, 36, 0x2000u16), (36, whole.len(), 2)].map(|(from, to, offset)| {
+            let mut v = [&whole[..20], &whole[from..to]].concat();
+            let length = v.len() as u16;
+            v[2..4].copy_from_slice(&length.to_be_bytes());
+            v[6..8].copy_from_slice(&offset.to_be_bytes());
+            v[10..12].fill(0);
+            let sum = dataplane::packet::checksum::checksum(&v[..20]);
+            v[10..12].copy_from_slice(&sum.to_be_bytes());
+            v
+        })
+    };
+    let mut g = Gateway::new(2, policy(), fib());
+    assert_eq!(g.packet_at(0, LAN, &query(4000)).len(), 1);
+    assert_eq!(g.packet_at(0, LAN, &numbered(CLIENT6, SERVER6, (4006, 53), 0, 4)).len(), 1);
+    let hand_over = |g: &mut Gateway, number, more: &[Vec<u8>]| {
+        let both = |l: &usize| [answer(4000, number, *l), numbered(SERVER6, CLIENT6, (53, 4006), number, *l)];
+        let all: Vec<_> = LENGTHS.iter().flat_map(both).chain(more.iter().cloned()).collect();
+        all.iter().for_each(|p| inject(&mut g.workers[1], WAN, p));
+        while g.workers[1].turn() > 0 {}
+        all.len()
+    };
+    let mut all = 0;
+    // Twice, so that the directory knows where the connections are, and they go the short way.
+    for number in 1..3 {
+        all += hand_over(&mut g, number, &[]);
+        g.workers[0].turn();
+        assert_eq!(answers(&mut g.workers[0]).len(), 2 * LENGTHS.len());
+    }
+    let waiting = hand_over(&mut g, 3, &fragments(3));
+    all += waiting;
+    let (mut narrow, mut one) = (policy(), fib());
+    narrow.interfaces.truncate(1);
+    one.interfaces.truncate(1);
+    one.routes4.insert(v4("0.0.0.0"), 0, Target::Unreachable);
+    one.routes6.insert(v6("::"), 0, Target::Unreachable);
+    one.neighbours4.retain(|(i, _), _| usize::from(*i) == LAN);
+    one.neighbours6.retain(|(i, _), _| usize::from(*i) == LAN);
+    g.shared.current.publish(Some(Arc::new(narrow)), Some(Arc::new(one)));
+    assert_eq!(g.run(), []);
+    assert_eq!(dropped(&g.shared, 0), [(DropReason::OtherHost, waiting as u64)]);
+    assert_eq!(g.shared.workers[0].counters.taken_over.get(), all as u64);
+    for w in &mut g.workers {
+        assert_eq!(w.pool().available() as u32, w.pool().frames());
+    }
+    // It comes back.
+    g.shared.current.publish(Some(Arc::new(policy())), Some(Arc::new(fib())));
+    g.run();
+    hand_over(&mut g, 4, &[]);
+    g.workers[0].turn();
+    assert_eq!(answers(&mut g.workers[0]).len(), 2 * LENGTHS.len());
 }
 
 #[test]

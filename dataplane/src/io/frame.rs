@@ -152,6 +152,18 @@ impl FramePool {
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(at), usize::from(f.len)) }
     }
 
+    /// The first `N` bytes from where the packet begins, however long it is. `None` when its frame ends before that.
+    #[inline(always)]
+    pub fn start<const N: usize>(&self, f: Frame) -> Option<&[u8; N]> {
+        const { assert!(N > 0) };
+        let last = f.at | self.mask;
+        if last as usize >= self.size || ((last - f.at) as usize) < N - 1 {
+            return None;
+        }
+        // SAFETY: the bytes lie within one frame, and that within the region, which lives as long as `self`.
+        Some(unsafe { &*self.base.as_ptr().add(f.at as usize).cast() })
+    }
+
     /// The packet's bytes, to write.
     #[inline]
     pub fn bytes_mut(&mut self, f: Frame) -> &mut [u8] {

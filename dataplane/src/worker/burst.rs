@@ -218,26 +218,9 @@ pub(super) fn forward<P: Port>(w: &mut Core<P>, families: &mut Families) {
     stages::<P, V6>(w, families);
 }
 
-/// Hands a packet to the owner of its connection if that is another worker; of one that seems to begin a connection the
-/// next step is prepared. False when it has gone.
-#[inline(always)]
-fn is_own<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, p: &Packet<A>) -> bool {
-    let Transport::Flow(ports) = p.transport() else { return true };
-    if p.candidate != Entry::NONE {
-        return true;
-    }
-    if p.handed != Handed::ToOwner
-        && let Some(owner) = w.shared.directory.find(p.hash).filter(|o| o.worker() != w.id)
-    {
-        w.hand_off(p, owner, HandoffReason::Connection);
-        return false;
-    }
-    t.guesses.add(p.hash, p.headers.key(ports));
-    true
-}
-
-/// Hands packets of other workers' connections, of those in a part of a burst, to them. Packets that stay are put behind
-/// those that were kept of the parts before. Returns how many are kept by now.
+/// Hands packets of other workers' connections, of those in a part of a burst, to them; of those that seem to begin a
+/// connection the next step is prepared. Packets that stay are put behind those that were kept of the parts before.
+/// Returns how many are kept by now.
 #[inline(never)]
 fn sift<P: Port, A: Member>(
     w: &mut Core<P>,
@@ -246,8 +229,28 @@ fn sift<P: Port, A: Member>(
     part: Range<usize>,
     mut kept: usize,
 ) -> usize {
-    for i in part {
-        if is_own(w, t, &burst[i]) {
+    // All are asked about before any is handed over: each of the two loops needs many registers.
+    let mut owners = [None; SIFTED];
+    if let Some(directory) = w.shared.directory.view() {
+        for (owner, p) in owners.iter_mut().zip(&burst[part.clone()]) {
+            let Transport::Flow(ports) = p.transport() else { continue };
+            if p.candidate != Entry::NONE {
+                continue;
+            }
+            if p.handed != Handed::ToOwner
+                && let Some(o) = directory.find(p.hash)
+                && o.worker() != w.id
+            {
+                *owner = Some(o);
+                continue;
+            }
+            t.guesses.add(p.hash, p.headers.key(ports));
+        }
+    }
+    for (owner, i) in owners.iter().zip(part) {
+        if let Some(owner) = owner {
+            w.hand_off(&burst[i], *owner, HandoffReason::Connection);
+        } else {
             if kept < i {
                 burst[kept] = burst[i];
             }
@@ -277,19 +280,20 @@ fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
     let mut burst = std::mem::take(&mut t.burst);
     t.begin_burst();
     // A packet that is traced tells on its way that it is handed over.
-    let several = w.shared.workers.len() > 1 && w.tracers.is_empty();
+    let unwatched = w.tracers.is_empty();
     let mut strangers = false;
     let (mut sifted, mut kept, mut at) = (0, 0, 0);
     while at < burst.len() {
         let end = burst.len().min(at + SIFTED);
         let (homes, slots) = (t.table.homes(), t.slab.ahead());
+        let directory = w.shared.directory.view().filter(|_| unwatched);
         for p in &mut burst[at..end] {
             if let Some(e) = homes.candidate(p.hash) {
                 p.candidate = e;
                 slots.load(e.slot(), p.headers.proto != protocol::UDP);
-            } else if several {
+            } else if let Some(directory) = directory {
                 strangers = true;
-                w.shared.directory.prefetch(p.hash);
+                directory.prefetch(p.hash);
             } else if let Transport::Flow(ports) = p.transport() {
                 t.guesses.add(p.hash, p.headers.key(ports));
             }
@@ -304,7 +308,7 @@ fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
         kept = sift(w, t, &mut burst, sifted..at, kept);
         burst.truncate(kept);
     }
-    if w.tracers.is_empty() {
+    if unwatched {
         finish(w, t, &mut burst);
     } else {
         for p in &mut burst {

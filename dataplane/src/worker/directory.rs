@@ -17,6 +17,16 @@ use crate::conntrack::Entry;
 use crate::conntrack::region::{Region, prefetch};
 
 const SLOTS: usize = 5;
+/// Bits that an entry's place in its bucket takes; the owner's number has 16 less.
+const INDEX: u32 = 3;
+
+const _: () = assert!(SLOTS <= 1 << INDEX);
+
+/// A bit that every entry has.
+const TAKEN: u64 = 1 << 63;
+
+/// So many workers can be told apart.
+pub(crate) const WORKERS: usize = 1 << (16 - INDEX);
 
 /// Five entries with their hints, and how many more found the bucket full and live in the following ones.
 #[derive(Debug)]
@@ -38,38 +48,47 @@ pub struct Directory {
     mask: u64,
 }
 
+/// The buckets, at hand.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    buckets: &'a [Bucket],
+    mask: u64,
+    all: &'a Directory,
+}
+
 /// The upper bits of a hash, of which the first is always set: never those of an empty entry, which is 0.
 #[inline]
 fn fingerprint(hash: u64) -> u64 {
-    (hash | 1 << 63) >> 16
+    (hash | TAKEN) >> 16
 }
 
-/// The fingerprint, and the owner's number.
+/// The fingerprint, the owner's number, and which of its bucket's entries it is.
 #[inline]
-fn entry(hash: u64, owner: u16) -> u64 {
-    fingerprint(hash) << 16 | u64::from(owner)
+fn entry(hash: u64, owner: u16, i: usize) -> u64 {
+    fingerprint(hash) << 16 | u64::from(owner) << INDEX | i as u64
 }
 
 #[inline]
 fn owner(e: u64) -> u16 {
-    e as u16
+    e as u16 >> INDEX
 }
 
 /// A worker, and where in its slab a connection may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Owner(NonZeroU64);
 
 impl Owner {
-    // One number, so that it stays in a register.
+    // One number, so that it stays in a register: the lowest bits as an entry has them, and one that is never 0.
     #[inline(always)]
-    fn new(worker: u16, entry: Entry) -> Self {
-        Owner(NonZeroU64::MIN | u64::from(worker) << 16 | u64::from(entry.bits()) << 32)
+    fn new(low: u16, entry: Entry) -> Self {
+        const SET: NonZeroU64 = NonZeroU64::new(1 << 16).expect("it is not 0");
+        Owner(SET | u64::from(low) | u64::from(entry.bits()) << 32)
     }
 
     /// The worker.
     #[inline(always)]
     pub fn worker(self) -> u16 {
-        (self.0.get() >> 16) as u16
+        owner(self.0.get())
     }
 
     /// Where the connection may be.
@@ -81,25 +100,23 @@ impl Owner {
 
 impl From<u16> for Owner {
     fn from(worker: u16) -> Self {
-        Owner::new(worker, Entry::NONE)
+        Owner::new(worker << INDEX, Entry::NONE)
     }
 }
 
 impl Bucket {
-    /// The owner that the entry of this fingerprint says, if there is one, and the hint beside it.
-    // All are looked at: which of them it is nobody can predict.
+    /// The owner that the entry of this hash says, if there is one, and the hint beside it.
+    // All are looked at: which of them it is nobody can predict. Each is read once, as it may change at any time.
     #[inline(always)]
-    fn find(&self, fingerprint: u64) -> Option<Owner> {
-        let mut found = 0;
-        for (i, e) in self.entries.iter().enumerate() {
-            // 1 where the two are the same, as both are less than half of what there are numbers.
-            let same = ((e.load(Ordering::Relaxed) >> 16) ^ fingerprint).wrapping_sub(1) >> 63;
-            found |= same as usize * i;
+    fn find(&self, hash: u64) -> Option<Owner> {
+        let wanted = hash | TAKEN;
+        // The bits of the fingerprint are zero in that of the entry.
+        let found = self.entries.iter().map(|e| e.load(Ordering::Relaxed) ^ wanted).fold(u64::MAX, u64::min);
+        if found >> 16 != 0 {
+            return None;
         }
-        let found = found.min(SLOTS - 1);
-        // Read again, as it may change at any time.
-        let e = self.entries[found].load(Ordering::Relaxed);
-        (e >> 16 == fingerprint).then(|| Owner::new(owner(e), self.hint(found)))
+        let low = (found ^ hash) as u16;
+        Some(Owner::new(low, self.hint(usize::from(low) % (1 << INDEX))))
     }
 
     #[inline(always)]
@@ -107,8 +124,31 @@ impl Bucket {
         Entry::from_bits(!self.hints[i].load(Ordering::Relaxed))
     }
 
+    /// Which of the entries is the one of this hash and owner.
+    fn position(&self, hash: u64, owner: u16) -> Option<usize> {
+        (0..SLOTS).find(|i| self.entries[*i].load(Ordering::Relaxed) == entry(hash, owner, *i))
+    }
+
     fn set_hint(&self, i: usize, e: Entry) {
         self.hints[i].store(!e.bits(), Ordering::Relaxed);
+    }
+}
+
+impl View<'_> {
+    /// Loads the hash's home bucket ahead of use.
+    #[inline(always)]
+    pub(super) fn prefetch(self, hash: u64) {
+        prefetch(self.buckets.as_ptr().wrapping_add((hash & self.mask) as usize));
+    }
+
+    /// [`Directory::find`].
+    #[inline(always)]
+    pub(super) fn find(self, hash: u64) -> Option<Owner> {
+        let home = &self.buckets[(hash & self.mask) as usize];
+        match home.find(hash) {
+            None if home.passed.load(Ordering::SeqCst) > 0 => self.all.find_later(hash),
+            found => found,
+        }
     }
 }
 
@@ -146,12 +186,10 @@ impl Directory {
         })
     }
 
-    /// Loads the hash's home bucket ahead of use.
-    #[inline]
-    pub fn prefetch(&self, hash: u64) {
-        if let Some(buckets) = &self.buckets {
-            prefetch(buckets.as_ptr().wrapping_add(self.home(hash) as usize));
-        }
+    /// Where to ask about many; `None` with a single worker.
+    #[inline(always)]
+    pub(super) fn view(&self) -> Option<View<'_>> {
+        self.buckets.as_ref().map(|b| View { buckets: b.as_slice(), mask: self.mask, all: self })
     }
 
     /// The worker that owns this tuple.
@@ -161,30 +199,23 @@ impl Directory {
     }
 
     /// The worker that owns this tuple, and where in its slab the connection may be.
-    #[inline(always)]
+    #[inline]
     pub fn find(&self, hash: u64) -> Option<Owner> {
-        let buckets = self.buckets.as_ref()?.as_slice();
-        let home = &buckets[self.home(hash) as usize];
-        let found = home.find(fingerprint(hash));
-        if found.is_none() && home.passed.load(Ordering::SeqCst) > 0 {
-            return self.find_later(buckets, hash);
-        }
-        found
+        self.view()?.find(hash)
     }
 
     #[cold]
     #[inline(never)]
-    fn find_later(&self, buckets: &[Bucket], hash: u64) -> Option<Owner> {
-        self.walk(buckets, hash).find_map(|b| b.find(fingerprint(hash)))
+    fn find_later(&self, hash: u64) -> Option<Owner> {
+        self.walk(self.buckets.as_ref()?.as_slice(), hash).find_map(|b| b.find(hash))
     }
 
     /// Notes where in its slab `me` has the connection of a tuple that it owns.
     #[cold]
     pub fn note(&self, hash: u64, me: u16, at: Entry) {
         if let Some(region) = &self.buckets {
-            let own = entry(hash, me);
-            let place = |b: &Bucket| b.entries.iter().position(|e| e.load(Ordering::Relaxed) == own);
-            if let Some((b, i)) = self.walk(region.as_slice(), hash).find_map(|b| Some((b, place(b)?))) {
+            let mut buckets = self.walk(region.as_slice(), hash);
+            if let Some((b, i)) = buckets.find_map(|b| Some((b, b.position(hash, me)?))) {
                 b.set_hint(i, at);
             }
         }
@@ -208,15 +239,14 @@ impl Directory {
         if let Some(o) = self.lookup(hash) {
             return Err(o);
         }
-        let value = entry(hash, me);
         let mut at = self.home(hash);
         let mine = loop {
             let b = &buckets[at as usize];
-            let free = b.entries.iter().find(|e| {
+            let free = b.entries.iter().enumerate().find(|(i, e)| {
                 e.load(Ordering::Relaxed) == 0
-                    && e.compare_exchange(0, value, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+                    && e.compare_exchange(0, entry(hash, me, *i), Ordering::SeqCst, Ordering::Relaxed).is_ok()
             });
-            if let Some(e) = free {
+            if let Some((_, e)) = free {
                 break e;
             }
             b.passed.fetch_add(1, Ordering::SeqCst);
@@ -248,12 +278,11 @@ impl Directory {
     #[inline(never)]
     fn remove(&self, region: &Region<Bucket>, hash: u64, me: u16) {
         let buckets = region.as_slice();
-        let value = entry(hash, me);
         let mut at = self.home(hash);
         let mut passed = 0;
         loop {
             let b = &buckets[at as usize];
-            if let Some(i) = b.entries.iter().position(|e| e.load(Ordering::Relaxed) == value) {
+            if let Some(i) = b.position(hash, me) {
                 b.set_hint(i, Entry::NONE);
                 b.entries[i].store(0, Ordering::SeqCst);
                 let home = self.home(hash);
@@ -307,7 +336,8 @@ mod tests {
                 for p in 0..50 {
                     prop_assert_eq!(d.lookup(hash(p)), model.get(&p).copied());
                     let hint = *hints.get(&p).unwrap_or(&Entry::NONE);
-                    prop_assert_eq!(d.find(hash(p)), model.get(&p).map(|owner| Owner::new(*owner, hint)));
+                    let found = d.find(hash(p)).map(|o| (o.worker(), o.entry()));
+                    prop_assert_eq!(found, model.get(&p).map(|owner| (*owner, hint)));
                 }
             }
         }

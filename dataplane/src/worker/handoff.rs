@@ -10,11 +10,11 @@ use std::sync::Mutex;
 use super::core::Core;
 use super::directory::Owner;
 use super::family::{self, Packet};
-use super::place::{self, BODY, Kind, LONGEST, Place, SHORT};
+use super::place::{BODY, Kind, LONGEST, Place, SENDER, SHORT};
 use super::reason::{DropReason, HandoffReason};
 use super::ring::{Giver, Taker, ring};
 use crate::io::{Frame, Port};
-use crate::packet::{ETHERNET, Ip, view};
+use crate::packet::{Ip, view};
 use crate::policy::InterfaceId;
 
 /// Places in the queue to one worker, about, and the bounds of that for each other worker.
@@ -41,12 +41,9 @@ pub(super) struct Ends {
 
 impl Giving {
     /// Lends a frame. False, and nothing done, when there is no place.
-    fn lend(&mut self, about: Place, data: *const u8, index: u32) -> bool {
+    fn lend(&mut self, about: Place, index: u32) -> bool {
         let number = self.places.next();
-        let put = self.places.put(|place| {
-            *place = about;
-            place.set_address(data);
-        });
+        let put = self.places.put(|place| *place = about);
         if put {
             self.lent.push_back((number, index));
         }
@@ -55,6 +52,29 @@ impl Giving {
 }
 
 impl Ends {
+    /// Copies the beginning of a frame with a packet that is known to be right, into as many places as that takes. False,
+    /// and nothing done, when there are not as many.
+    #[inline(always)]
+    fn copy<A: Ip, const N: usize>(&mut self, b: &[u8; N], p: &Packet<A>, owner: Owner, why: HandoffReason) -> bool {
+        let to = &mut self.to[usize::from(owner.worker())].places;
+        let parts = (N - SENDER) / BODY;
+        if to.room() < parts as u32 {
+            return false;
+        }
+        for part in 0..parts {
+            to.put(|place| {
+                if part == 0 {
+                    (place.entry, place.interface, place.len) = (owner.entry(), p.interface, p.headers.end);
+                } else {
+                    place.len = 0;
+                }
+                place.body = *view(b, SENDER + part * BODY);
+            });
+        }
+        self.fresh[why as usize] += 1;
+        true
+    }
+
     /// Frames that are lent at the moment.
     pub(super) fn lent(&self) -> usize {
         self.to.iter().map(|to| to.lent.len()).sum()
@@ -99,81 +119,53 @@ impl<P: Port> Core<P> {
     /// Hands a packet to another worker.
     #[inline(always)]
     pub(super) fn hand_off<A: Ip>(&mut self, p: &Packet<A>, owner: Owner, why: HandoffReason) {
+        if p.kind != family::Kind::Plain || usize::from(p.headers.end) > SHORT {
+            return self.hand_off_other(p, owner, why);
+        }
+        // What follows the packet in its frame may come along; it goes no further.
+        let Some(b) = self.pool.start::<SHORT>(p.frame) else { return self.hand_off_other(p, owner, why) };
+        if self.ends.copy(b, p, owner, why) {
+            self.pool.give(p.frame);
+        } else {
+            self.discard(p.frame, DropReason::HandoffFull);
+        }
+    }
+
+    /// Hands a packet that does not fit into one place to another worker, or one of which too little is known.
+    // Cold as the compiler sees it: others need the registers.
+    #[cold]
+    fn hand_off_other<A: Ip>(&mut self, p: &Packet<A>, owner: Owner, why: HandoffReason) {
         if p.kind != family::Kind::Plain {
             return self.lend(p.interface, p.frame, owner.worker(), why);
         }
-        if usize::from(p.frame.len) > SHORT || self.pool.room(p.frame) < SHORT {
-            return self.hand_off_longer(p, owner, why);
+        let fits = usize::from(p.headers.end) <= LONGEST;
+        match self.pool.start::<LONGEST>(p.frame).filter(|_| fits) {
+            Some(b) if self.ends.copy(b, p, owner, why) => self.pool.give(p.frame),
+            Some(_) => self.discard(p.frame, DropReason::HandoffFull),
+            None => self.lend_known(p, owner, why),
         }
-        if !self.copy::<A, 1>(p, owner, why) {
-            self.discard(p.frame, DropReason::HandoffFull);
-        }
-    }
-
-    /// Hands a packet that is known to be right, but does not fit into one place, to another worker.
-    #[inline(never)]
-    fn hand_off_longer<A: Ip>(&mut self, p: &Packet<A>, owner: Owner, why: HandoffReason) {
-        if usize::from(p.frame.len) > LONGEST || self.pool.room(p.frame) < LONGEST {
-            self.lend_known(p, owner, why);
-        } else if !self.copy::<A, { place::MOST }>(p, owner, why) {
-            self.discard(p.frame, DropReason::HandoffFull);
-        }
-    }
-
-    /// Copies a packet into so many places, and gives its frame back. False, and nothing done, when there are not as
-    /// many.
-    #[inline(always)]
-    fn copy<A: Ip, const N: usize>(&mut self, p: &Packet<A>, owner: Owner, why: HandoffReason) -> bool {
-        // What follows the packet in its frame may come along; it goes no further.
-        let b = self.pool.bytes(Frame { len: (ETHERNET + N * BODY) as u16, ..p.frame });
-        let to = &mut self.ends.to[usize::from(owner.worker())].places;
-        if to.room() < N as u32 {
-            return false;
-        }
-        for part in 0..N {
-            to.put(|place| {
-                place.entry = owner.entry();
-                place.interface = p.interface;
-                place.len = p.frame.len;
-                place.sender = *view(b, 6);
-                place.kind = Kind::known::<A>(N);
-                place.proto = p.headers.proto;
-                place.body = *view(b, ETHERNET + part * BODY);
-            });
-        }
-        self.ends.fresh[why as usize] += 1;
-        self.pool.give(p.frame);
-        true
     }
 
     /// Lends the frame of a packet that is known to be right.
     fn lend_known<A: Ip>(&mut self, p: &Packet<A>, owner: Owner, why: HandoffReason) {
-        let place = Place {
-            entry: owner.entry(),
-            interface: p.interface,
-            len: p.frame.len,
-            sender: *view(self.pool.bytes(p.frame), 6),
-            kind: Kind::known::<A>(place::LENT),
-            proto: p.headers.proto,
-            ..Place::EMPTY
-        };
-        self.give(p.frame, place, owner.worker(), why);
+        let sender = *view(self.pool.bytes(p.frame), SENDER);
+        let place = Place::lent(p.interface, p.headers.end, Kind::lent::<A>(), self.pool.address(p.frame));
+        self.give(p.frame, place.known(owner.entry(), sender, p.headers.proto), owner.worker(), why);
     }
 
     /// Lends a frame to another worker, who finds out itself what it is.
     #[cold]
     pub(super) fn lend(&mut self, interface: InterfaceId, f: Frame, owner: u16, why: HandoffReason) {
         let kind = match why {
-            HandoffReason::Fragment => Kind::LentToCollect,
-            HandoffReason::Connection | HandoffReason::IcmpError => Kind::Lent,
+            HandoffReason::Fragment => Kind::LENT_TO_COLLECT,
+            HandoffReason::Connection | HandoffReason::IcmpError => Kind::LENT,
         };
-        let place = Place { interface, len: f.len, kind, ..Place::EMPTY };
-        self.give(f, place, owner, why);
+        self.give(f, Place::lent(interface, f.len, kind, self.pool.address(f)), owner, why);
     }
 
     fn give(&mut self, f: Frame, place: Place, owner: u16, why: HandoffReason) {
-        let (data, index) = (self.pool.address(f), self.pool.index(f));
-        if self.ends.to[usize::from(owner)].lend(place, data, index) {
+        let index = self.pool.index(f);
+        if self.ends.to[usize::from(owner)].lend(place, index) {
             self.ends.fresh[why as usize] += 1;
         } else {
             self.discard(f, DropReason::HandoffFull);

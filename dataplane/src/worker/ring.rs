@@ -5,7 +5,7 @@
 //! what that has looked at is [done](Taker::done) all at once. So a batch costs two stores that the other side sees,
 //! however long it is, and no atomic read-modify-write. Each end keeps what it knows of the other in fields of its own.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,35 +13,35 @@ use crossbeam::utils::CachePadded;
 
 use crate::conntrack::region::{prefetch, prefetch_to_write};
 
-/// What the two ends share. Numbers count values since the beginning and wrap; a value's place is its number, modulo
-/// the size.
+/// A value's place.
 #[derive(Debug)]
-struct Ring<T> {
-    places: Box<[UnsafeCell<T>]>,
+#[repr(transparent)]
+struct Place<T>(UnsafeCell<T>);
+
+// SAFETY: a place is written by the giver alone, and only for a value's number that lies before `limit`; the taker
+// reads it only after it has seen, with acquire ordering, that a value in it was published. That the giver writes a
+// place again after the taker's last look at it follows from `done`, which the giver has read with acquire ordering
+// before `limit` gets there. So no place is ever written while somebody else may look at it. Values are `Copy`: nobody
+// drops them.
+unsafe impl<T: Copy + Send> Sync for Place<T> {}
+
+/// What the two ends tell each other. Numbers count values since the beginning and wrap; a value's place is its number,
+/// modulo the size, which is a power of two.
+#[derive(Debug, Default)]
+struct Progress {
     /// Values before this number may be read by the taker. Written by the giver only.
     given: CachePadded<AtomicU32>,
     /// The taker has done with values before this number. Written by the taker only.
     done: CachePadded<AtomicU32>,
 }
 
-// SAFETY: a place is written by the giver alone, and only while it holds no value between `back` and `next`; the taker
-// reads it only after it has seen, with acquire ordering, that a value in it was published. That the giver writes a
-// place again after the taker's last look at it follows from `done`, which the giver has read with acquire ordering
-// before `back` gets there. So no place is ever written while somebody else may look at it. Values are `Copy`: nobody
-// drops them.
-unsafe impl<T: Copy + Send> Sync for Ring<T> {}
-
-impl<T> Ring<T> {
-    #[inline(always)]
-    fn place(&self, number: u32, mask: Mask) -> *mut T {
-        // SAFETY: the mask is one less than the number of places.
-        unsafe { self.places.get_unchecked((number & mask.0) as usize).get() }
-    }
+/// Where the value of this number is.
+#[inline(always)]
+fn place<T>(places: &[Place<T>], number: u32) -> *mut T {
+    let i = number as usize & (places.len() - 1);
+    // SAFETY: there is at least one place, and an index masked by one less than a power of two is less than that.
+    unsafe { places.get_unchecked(i).0.get() }
 }
-
-/// The number of a ring's places, a power of two, less one.
-#[derive(Debug, Clone, Copy)]
-struct Mask(u32);
 
 /// A place that is put into next is loaded while so many before it are written: the other end has read it last.
 const AHEAD: u32 = 8;
@@ -49,50 +49,51 @@ const AHEAD: u32 = 8;
 /// The end where values are put.
 #[derive(Debug)]
 pub(super) struct Giver<T> {
-    ring: Arc<Ring<T>>,
-    mask: Mask,
+    places: Arc<[Place<T>]>,
+    progress: Arc<Progress>,
     /// The number of the value that is put next.
     next: u32,
+    /// There are places for the values before this number.
+    limit: u32,
     /// Values before this number are published.
     published: u32,
-    /// Values before this number have come back.
-    back: u32,
 }
 
 /// The end where they are read.
 #[derive(Debug)]
 pub(super) struct Taker<T> {
-    ring: Arc<Ring<T>>,
-    mask: Mask,
+    places: Arc<[Place<T>]>,
+    progress: Arc<Progress>,
     /// Values before this number are known to have been published.
     known: u32,
     /// The number of the first value that is not done with.
     first: u32,
+    /// Values before this number are loaded.
+    loaded: Cell<u32>,
 }
 
 /// The two ends of a queue of at least `places` places, which hold something before they are first put into.
 pub(super) fn ring<T: Copy + Send>(places: u32, before: T) -> (Giver<T>, Taker<T>) {
-    let places = places.clamp(1, 1 << 20).next_power_of_two();
-    let ring = Arc::new(Ring {
-        places: (0..places).map(|_| UnsafeCell::new(before)).collect(),
-        given: CachePadded::default(),
-        done: CachePadded::default(),
-    });
-    let mask = Mask(places - 1);
-    (Giver { ring: ring.clone(), mask, next: 0, published: 0, back: 0 }, Taker { ring, mask, known: 0, first: 0 })
+    let size = places.clamp(1, 1 << 20).next_power_of_two();
+    let places: Arc<[Place<T>]> = (0..size).map(|_| Place(UnsafeCell::new(before))).collect();
+    let progress: Arc<Progress> = Arc::default();
+    (
+        Giver { places: places.clone(), progress: progress.clone(), next: 0, limit: size, published: 0 },
+        Taker { places, progress, known: 0, first: 0, loaded: Cell::new(0) },
+    )
 }
 
 impl<T: Copy> Giver<T> {
     /// Values that have been put and have not come back.
     #[inline]
     pub(super) fn out(&self) -> u32 {
-        self.next.wrapping_sub(self.back)
+        self.places.len() as u32 - self.room()
     }
 
     /// How many values there is a place for.
-    #[inline]
+    #[inline(always)]
     pub(super) fn room(&self) -> u32 {
-        self.mask.0 + 1 - self.out()
+        self.limit.wrapping_sub(self.next)
     }
 
     /// The number that the next value gets.
@@ -108,10 +109,11 @@ impl<T: Copy> Giver<T> {
         if self.room() == 0 {
             return false;
         }
+        let next = self.next;
+        self.next = next.wrapping_add(1);
+        prefetch_to_write(place(&self.places, next.wrapping_add(1 + AHEAD)));
         // SAFETY: the place holds no value that is out, so nobody else looks at it.
-        write(unsafe { &mut *self.ring.place(self.next, self.mask) });
-        self.next = self.next.wrapping_add(1);
-        prefetch_to_write(self.ring.place(self.next.wrapping_add(AHEAD), self.mask));
+        write(unsafe { &mut *place(&self.places, next) });
         true
     }
 
@@ -122,20 +124,26 @@ impl<T: Copy> Giver<T> {
             return false;
         }
         self.published = self.next;
-        self.ring.given.store(self.next, Ordering::Release);
+        self.progress.given.store(self.next, Ordering::Release);
         true
+    }
+
+    /// Values before this number have come back.
+    fn back(&self) -> u32 {
+        self.limit.wrapping_sub(self.places.len() as u32)
     }
 
     /// Whether [`Giver::take_back`] would find something.
     pub(super) fn has_back(&self) -> bool {
-        self.back != self.ring.done.load(Ordering::Acquire)
+        self.back() != self.progress.done.load(Ordering::Acquire)
     }
 
     /// Takes back the places of the values that the other end has done with: all before the number that is returned.
     #[inline]
     pub(super) fn take_back(&mut self) -> u32 {
-        self.back = self.ring.done.load(Ordering::Acquire);
-        self.back
+        let back = self.progress.done.load(Ordering::Acquire);
+        self.limit = back.wrapping_add(self.places.len() as u32);
+        back
     }
 }
 
@@ -143,31 +151,47 @@ impl<T: Copy> Taker<T> {
     /// Whether there is something to read.
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.first == self.ring.given.load(Ordering::Acquire)
+        self.first == self.progress.given.load(Ordering::Acquire)
     }
 
-    /// How many values can be read.
+    /// Looks for values that can be read. False when there are none.
     #[inline]
-    pub(super) fn ready(&mut self) -> u32 {
-        self.known = self.ring.given.load(Ordering::Acquire);
-        self.known.wrapping_sub(self.first)
+    pub(super) fn look(&mut self) -> bool {
+        self.known = self.progress.given.load(Ordering::Acquire);
+        self.known != self.first
+    }
+
+    /// Values that can be read, from the first one on: at most `most`, and no more than lie side by side. There is one
+    /// at least if there are any.
+    #[inline]
+    pub(super) fn values(&self, most: u32) -> &[T] {
+        let first = self.first as usize & (self.places.len() - 1);
+        let n = (self.known.wrapping_sub(self.first).min(most) as usize).min(self.places.len() - first);
+        let places = &self.places[first..first + n];
+        // SAFETY: a place is laid out as its value is. The values have been published, and none of them is written
+        // again before this end has done with it, which takes `&mut self`.
+        unsafe { std::slice::from_raw_parts(places.as_ptr().cast(), n) }
     }
 
     /// Value number `i` of those that can be read; panics when there are not as many.
-    #[inline(always)]
+    #[inline]
     pub(super) fn get(&self, i: u32) -> &T {
         assert!(i < self.known.wrapping_sub(self.first));
         // SAFETY: the value has been published, and is not written again before this end has done with it, which
         // takes `&mut self`.
-        unsafe { &*self.ring.place(self.first.wrapping_add(i), self.mask) }
+        unsafe { &*place(&self.places, self.first.wrapping_add(i)) }
     }
 
-    /// Loads value number `i`, if it can be read: one that is yet to be written is left to who writes it.
+    /// Loads the first `n` values, so far as they can be read: one that is yet to be written is left to who writes it.
     #[inline(always)]
-    pub(super) fn load(&self, i: u32) {
-        if i < self.known.wrapping_sub(self.first) {
-            prefetch(self.ring.place(self.first.wrapping_add(i), self.mask));
+    pub(super) fn load(&self, n: u32) {
+        let end = self.first.wrapping_add(n.min(self.known.wrapping_sub(self.first)));
+        let mut next = self.loaded.get();
+        while (end.wrapping_sub(next) as i32) > 0 {
+            prefetch(place(&self.places, next));
+            next = next.wrapping_add(1);
         }
+        self.loaded.set(next);
     }
 
     /// Gives the first `n` values back; panics when there are not as many.
@@ -175,7 +199,7 @@ impl<T: Copy> Taker<T> {
     pub(super) fn done(&mut self, n: u32) {
         assert!(n <= self.known.wrapping_sub(self.first));
         self.first = self.first.wrapping_add(n);
-        self.ring.done.store(self.first, Ordering::Release);
+        self.progress.done.store(self.first, Ordering::Release);
     }
 }
 
@@ -187,12 +211,13 @@ mod tests {
 
     use super::*;
 
-    impl<T> Giver<T> {
+    impl<T: Copy> Giver<T> {
         fn begin_at(&mut self, other: &mut Taker<T>, number: u32) {
-            (self.next, self.published, self.back) = (number, number, number);
-            (other.known, other.first) = (number, number);
-            self.ring.given.store(number, Ordering::Relaxed);
-            self.ring.done.store(number, Ordering::Relaxed);
+            self.limit = number.wrapping_add(self.room());
+            (self.next, self.published) = (number, number);
+            (other.known, other.first, other.loaded) = (number, number, Cell::new(number));
+            self.progress.given.store(number, Ordering::Relaxed);
+            self.progress.done.store(number, Ordering::Relaxed);
         }
     }
 
@@ -243,11 +268,21 @@ mod tests {
                     }
                     Step::Read(max) => {
                         prop_assert_eq!(taker.is_empty(), seen.is_empty());
-                        prop_assert_eq!(taker.ready() as usize, seen.len());
+                        prop_assert_eq!(taker.look(), !seen.is_empty());
                         let due: Vec<_> = seen.drain(..seen.len().min(max.into())).collect();
                         let read: Vec<u32> = (0..due.len() as u32).map(|i| *taker.get(i)).collect();
                         prop_assert_eq!(&read, &due);
-                        taker.done(read.len() as u32);
+                        // The same again, in as many parts as they lie in.
+                        let mut rest = &due[..];
+                        while !rest.is_empty() {
+                            taker.load(rest.len() as u32);
+                            let part = taker.values(rest.len() as u32);
+                            let n = part.len();
+                            prop_assert!(n > 0);
+                            prop_assert_eq!(part, &rest[..n]);
+                            rest = &rest[n..];
+                            taker.done(n as u32);
+                        }
                         done.extend(due);
                     }
                     Step::TakeBack => {
@@ -286,15 +321,16 @@ mod tests {
             });
             let mut expected = 0;
             while expected < VALUES {
-                let n = taker.ready().min(1 + expected as u32 % 29);
-                for i in 0..n {
-                    taker.load(i + 8);
-                    assert_eq!(*taker.get(i), [expected; 5]);
-                    expected += 1;
-                }
-                if n == 0 {
+                if !taker.look() {
                     std::thread::yield_now();
                 }
+                let values = taker.values(1 + expected as u32 % 29);
+                for v in values {
+                    taker.load(expected as u32 % 13);
+                    assert_eq!(*v, [expected; 5]);
+                    expected += 1;
+                }
+                let n = values.len() as u32;
                 taker.done(n);
             }
         });
@@ -305,7 +341,8 @@ mod tests {
     fn what_is_not_published_cannot_be_read() {
         let (mut giver, mut taker) = ring(4, 0);
         assert!(giver.put(|v| *v = 1));
-        assert_eq!(taker.ready(), 0);
+        assert!(!taker.look());
+        assert_eq!(taker.values(4), []);
         taker.get(0);
     }
 
@@ -314,7 +351,7 @@ mod tests {
     fn what_is_not_published_cannot_be_given_back() {
         let (mut giver, mut taker) = ring(4, 0);
         assert!(giver.put(|v| *v = 1));
-        assert_eq!(taker.ready(), 0);
+        assert!(!taker.look());
         taker.done(1);
     }
 }

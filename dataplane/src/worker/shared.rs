@@ -11,7 +11,7 @@ use crossbeam::queue::ArrayQueue;
 
 use super::account::Account;
 use super::counters::Counters;
-use super::directory::Directory;
+use super::directory::{self, Directory};
 use super::events::Subscription;
 use super::handoff::Queues;
 use super::listing::{ConnectionInfo, Filter};
@@ -223,6 +223,7 @@ impl Shared {
     /// # Errors
     /// When an eventfd or the tables' address space cannot be had.
     pub fn new(workers: usize, interfaces: usize, max_connections: u32, frames: u32) -> io::Result<Arc<Self>> {
+        assert!(workers <= directory::WORKERS, "too many workers");
         let keys = HashKeys::default();
         let directory = if workers > 1 { Directory::new(max_connections)? } else { Directory::none() };
         Ok(Arc::new(Shared {

@@ -9,7 +9,7 @@ use super::core::Core;
 use super::express;
 use super::family::{Families, Family, Member, Packet};
 use super::path;
-use super::place::{BODY, Kind, LONGEST, Place};
+use super::place::{BODY, Kind, LONGEST, Place, SENDER, SHORT, is_stateful};
 use super::reason::DropReason;
 use super::ring::Taker;
 use super::trace;
@@ -20,11 +20,11 @@ use crate::packet::transport::Ports;
 use crate::packet::{ETHERNET, Headers, Ip, V4, V6, protocol, view_mut};
 
 /// So many packets are taken all the way, then as many later ones have loaded what they will need.
-const STEP: u32 = 8;
+const STEP: usize = 8;
 /// A place is loaded while so many before it are read: another core has written it.
-const PLACES: u32 = 3 * STEP;
+const PLACES: usize = 3 * STEP;
 /// A connection, or a lent frame, is loaded while so many packets before it are taken all the way.
-const LOADED: u32 = 2 * STEP;
+const LOADED: usize = 2 * STEP;
 /// Bursts of one other worker's frames that are taken over in a turn. They have cost work already, so they go before
 /// what waits at the ports, a burst of each: the queues stay short, and what is too much is lost at the ports.
 const BURSTS: usize = 4;
@@ -36,11 +36,10 @@ pub(super) fn take_over<P: Port>(w: &mut Core<P>, families: &mut Families) -> us
     let mut queues = std::mem::take(&mut w.ends.from);
     for from in &mut queues {
         for _ in 0..BURSTS {
-            let ready = from.ready().min(BURST as u32);
-            if ready == 0 {
+            if !from.look() {
                 break;
             }
-            all += burst_of(w, families, from, ready);
+            all += burst_of(w, families, from);
         }
     }
     w.ends.from = queues;
@@ -48,45 +47,38 @@ pub(super) fn take_over<P: Port>(w: &mut Core<P>, families: &mut Families) -> us
 }
 
 #[inline(never)]
-fn burst_of<P: Port>(w: &mut Core<P>, families: &mut Families, from: &mut Taker<Place>, ready: u32) -> usize {
+fn burst_of<P: Port>(w: &mut Core<P>, families: &mut Families, from: &mut Taker<Place>) -> usize {
     families.v4.begin_burst();
     families.v6.begin_burst();
     // Of interfaces that packets can go the short way from.
     let interfaces = if w.is_unheard() { w.snapshot.fib.interfaces.len() } else { 0 };
-    let (mut at, mut frames, mut lost) = (0, 0, 0);
-    (0..PLACES).for_each(|i| from.load(i));
-    load(families, from, 0, ready.min(LOADED));
-    let (mut loaded, mut until) = (ready.min(LOADED), 0);
-    loop {
-        if at >= until {
-            // At the beginning of a step.
-            until = at + STEP;
-            (at + PLACES..until + PLACES).for_each(|i| from.load(i));
-            let to = ready.min(until + LOADED);
-            load(families, from, loaded, to);
-            loaded = to;
-        }
-        if at >= ready {
-            break;
-        }
-        let place = from.get(at);
-        let taken = match place.kind {
-            Kind::V4 => copied::<P, V4>(w, &mut families.v4, place, None, interfaces),
-            Kind::V6 => copied::<P, V6>(w, &mut families.v6, place, None, interfaces),
-            Kind::HalfV4 | Kind::HalfV6 => {
-                at += 1;
-                // The other half may come with the next burst, but it is there.
-                halves(w, families, place, &from.get(at).body, interfaces)
+    let (mut frames, mut lost) = (0, 0);
+    let places = from.values(BURST as u32);
+    let part = |from: usize, to: usize| &places[from.min(places.len())..to.min(places.len())];
+    from.load(PLACES as u32);
+    load(families, part(0, LOADED));
+    for at in (0..places.len()).step_by(STEP) {
+        from.load((at + STEP + PLACES) as u32);
+        load(families, part(at + LOADED, at + STEP + LOADED));
+        let step = part(at, at + STEP);
+        let mut i = 0;
+        while i < step.len() {
+            let n = short::<P, V4>(w, &mut families.v4, &step[i..], interfaces);
+            let n = n + short::<P, V6>(w, &mut families.v6, &step[i + n..], interfaces);
+            i += n;
+            frames += n as u64;
+            if let Some(place) = step.get(i).filter(|_| n == 0) {
+                i += 1;
+                // The second part of a packet has been taken with the first.
+                if place.len > 0 {
+                    frames += 1;
+                    lost += u64::from(!other(w, families, from, (at + i) as u32, place, interfaces));
+                }
             }
-            _ => lent(w, families, place, interfaces),
-        };
-        if !taken {
-            lost += 1;
         }
-        at += 1;
-        frames += 1;
     }
-    from.done(at);
+    let n = places.len() as u32;
+    from.done(n);
     if lost > 0 {
         w.counters().drops[DropReason::NoFrame as usize].add(lost);
     }
@@ -96,35 +88,60 @@ fn burst_of<P: Port>(w: &mut Core<P>, families: &mut Families, from: &mut Taker<
 
 /// Loads what packets will need.
 #[inline(always)]
-fn load(families: &Families, from: &Taker<Place>, first: u32, end: u32) {
-    for i in first..end {
-        let place = from.get(i);
-        if place.kind >= Kind::LentV4 {
-            prefetch(place.address());
-        }
-        if place.entry != Entry::NONE {
-            if place.kind.is_v4() {
-                families.v4.slab.prefetch(place.entry.slot(), place.is_stateful());
-            } else {
-                families.v6.slab.prefetch(place.entry.slot(), place.is_stateful());
-            }
+fn load(families: &Families, places: &[Place]) {
+    for place in places {
+        match place.kind() {
+            Kind::V4 => load_copied(&families.v4, place),
+            Kind::V6 => load_copied(&families.v6, place),
+            _ => load_lent(families, place),
         }
     }
 }
 
-/// Takes a packet all the way that lies in two places.
+#[inline(always)]
+fn load_copied<A: Member>(t: &Family<A>, place: &Place) {
+    // Where it is not known, this loads nothing.
+    t.slab.prefetch(place.entry.slot(), is_stateful(A::accepted(place.packet(), 0).proto));
+}
+
 #[inline(never)]
-fn halves<P: Port>(
+fn load_lent(families: &Families, place: &Place) {
+    let (slot, stateful) = (place.entry.slot(), is_stateful(place.lent_proto()));
+    match place.kind() {
+        // The second part of a packet.
+        _ if place.len == 0 => return,
+        Kind::LENT_V4 => families.v4.slab.prefetch(slot, stateful),
+        Kind::LENT_V6 => families.v6.slab.prefetch(slot, stateful),
+        _ => {}
+    }
+    prefetch(place.address());
+}
+
+/// Takes packets of a family all the way that lie in one place each, until one does not or there is no frame for it.
+/// Returns how many they were.
+// Nothing else is in this loop: it needs all registers for itself.
+#[inline(always)]
+fn short<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, places: &[Place], interfaces: usize) -> usize {
+    let is_short = |p: &Place| p.kind() == Kind::of::<A>() && (1..=SHORT as u16).contains(&p.len);
+    places.iter().take_while(|p| is_short(p) && copied(w, t, p, None, interfaces)).count()
+}
+
+/// Takes a packet all the way that lies in two places, or has been lent. False when there is no frame for it.
+#[inline(never)]
+fn other<P: Port>(
     w: &mut Core<P>,
     families: &mut Families,
+    from: &Taker<Place>,
+    next: u32,
     place: &Place,
-    rest: &[u8; BODY],
     interfaces: usize,
 ) -> bool {
-    if place.kind.is_v4() {
-        copied::<P, V4>(w, &mut families.v4, place, Some(rest), interfaces)
-    } else {
-        copied::<P, V6>(w, &mut families.v6, place, Some(rest), interfaces)
+    // The second part may come with the next burst, but it is there.
+    let rest = || (usize::from(place.len) > SHORT).then(|| &from.get(next).body);
+    match place.kind() {
+        Kind::V4 => copied(w, &mut families.v4, place, rest(), interfaces),
+        Kind::V6 => copied(w, &mut families.v6, place, rest(), interfaces),
+        _ => lent(w, families, place, interfaces),
     }
 }
 
@@ -138,14 +155,14 @@ fn copied<P: Port, A: Member>(
     interfaces: usize,
 ) -> bool {
     let Some(empty) = w.pool.take() else { return false };
-    let b = w.pool.bytes_mut(Frame { len: LONGEST as u16, ..empty });
-    // The two addresses before it are those of the next hop's link, as a rule.
-    *view_mut(b, 12) = A::ETHERTYPE.to_be_bytes();
-    *view_mut(b, ETHERNET) = place.body;
+    let len = if rest.is_some() { LONGEST } else { SHORT };
+    let b = w.pool.bytes_mut(Frame { len: len as u16, ..empty });
+    // The address before it is that of the next hop's link, as a rule.
+    *view_mut(b, SENDER) = place.body;
     if let Some(rest) = rest {
-        *view_mut(b, ETHERNET + BODY) = *rest;
+        *view_mut(b, SHORT) = *rest;
     }
-    known(w, t, Frame { len: place.len, ..empty }, place, &place.body, interfaces);
+    known(w, t, Frame { len: place.len, ..empty }, place, place.packet(), interfaces);
     true
 }
 
@@ -162,9 +179,9 @@ fn lent<P: Port>(w: &mut Core<P>, families: &mut Families, place: &Place, interf
     }
     let f = Frame { len: place.len, ..empty };
     w.pool.bytes_mut(f).copy_from_slice(bytes);
-    match place.kind {
-        Kind::LentV4 => known(w, &mut families.v4, f, place, &bytes[ETHERNET..], interfaces),
-        Kind::LentV6 => known(w, &mut families.v6, f, place, &bytes[ETHERNET..], interfaces),
+    match place.kind() {
+        Kind::LENT_V4 => known(w, &mut families.v4, f, place, &bytes[ETHERNET..], interfaces),
+        Kind::LENT_V6 => known(w, &mut families.v6, f, place, &bytes[ETHERNET..], interfaces),
         kind => {
             burst::one(w, families, f, place.interface, kind.handed());
             burst::forward(w, families);
@@ -187,7 +204,7 @@ fn known<P: Port, A: Member>(
     // The interface may have gone meanwhile. Each function is given a packet of its own, whose fields need not be in
     // memory.
     let done = usize::from(place.interface) < interfaces
-        && if place.proto == protocol::UDP {
+        && if A::accepted(packet, 0).proto == protocol::UDP {
             express::datagram(w, t, &read(f, place, packet))
         } else {
             express::segment(w, t, &read(f, place, packet))
@@ -200,10 +217,10 @@ fn known<P: Port, A: Member>(
 /// The packet that a place is about, and that begins with `packet`.
 #[inline(always)]
 fn read<A: Ip>(f: Frame, place: &Place, packet: &[u8]) -> Packet<A> {
-    let l4 = (ETHERNET + A::HEADER) as u16;
-    let headers = Headers { l3: ETHERNET as u16, l4, ..A::accepted(packet, ETHERNET).headers(packet, 0) };
+    let (l3, l4) = (ETHERNET as u16, (ETHERNET + A::HEADER) as u16);
+    let headers = Headers { l3, l4, end: f.len, ..A::accepted(packet, ETHERNET).headers(packet, 0) };
     let ports = Ports::read(&packet[A::HEADER..]);
-    let handed = place.kind.handed();
+    let handed = place.kind().handed();
     Packet { handed, candidate: place.entry, ..Packet::plain(f, place.interface, headers, ports, 0) }
 }
 
@@ -213,7 +230,7 @@ fn at_length<P: Port, A: Member>(w: &mut Core<P>, t: &mut Family<A>, f: Frame, p
     let own = w.snapshot.fib.interfaces.get(usize::from(place.interface)).map(|i| i.mac);
     let b = w.pool.bytes_mut(f);
     *view_mut(b, 0) = own.unwrap_or_default().0;
-    *view_mut(b, 6) = place.sender;
+    *view_mut(b, SENDER) = place.sender();
     let mut p: Packet<A> = read(f, place, &b[ETHERNET..]);
     if own.is_none() {
         return burst::refuse(w, f, place.interface, DropReason::OtherHost);

@@ -1,5 +1,6 @@
 //! The few system calls that the standard library does not offer.
 
+use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
@@ -19,6 +20,20 @@ pub(crate) fn monotonic_ns() -> u64 {
     // SAFETY: `t` is a valid timespec; this clock always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut t) };
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
+/// Lets others that share a CPU with the calling thread go first, for the most part.
+///
+/// # Errors
+/// When the system refuses.
+pub(crate) fn give_way() -> io::Result<()> {
+    const NICENESS: libc::c_int = 15;
+    // SAFETY: no pointers are passed. Linux keeps a niceness for each thread; 0 is the calling one.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Lets SIGINT and SIGTERM end the process at once from here on.

@@ -16,6 +16,9 @@
 #define FRAME 60
 #define PORT_BITS 14      /* flows of one client */
 #define FIRST_PORT 10000  /* of a client */
+#define BEGUN_CLIENTS 256 /* those who begin flows of one frame are numbered from here on */
+#define BEGUN_SERVERS 128 /* and have so many servers, */
+#define BEGUN_MASK ((1u << 26) - 1) /* until they begin the same ones again */
 #define BEHIND_NS 200000 /* later than this the lost time is forgotten: making up for it would be a flood */
 #define SPINS 100000
 #define CLOCK_MASK 63 /* the clock is read once in this many frames */
@@ -26,10 +29,12 @@ struct plan {
 	__u64 first_ns; /* when the first frame was made */
 	__u64 last_ns;  /* when the last was, or one shortly before it */
 	__u32 flows;
-	__u32 next; /* flow of the next frame, before reduction to `flows` */
+	__u32 next; /* frames so far */
 	__u32 ifindex;
 	__u32 client; /* address of the first client, in host byte order, like the next */
 	__u32 server;
+	__u32 spread; /* one frame in so many is of the flows; 1: all are */
+	__u32 begun; /* flows of one frame each that were begun in between */
 	__u16 port;
 	__u8 to[ETH_ALEN];
 	__u8 from[ETH_ALEN];
@@ -80,7 +85,7 @@ int generate(struct xdp_md *ctx)
 	struct frame *f = (void *)(long)ctx->data;
 	__u32 zero = 0, flow, client, server, addresses;
 	struct plan *p = bpf_map_lookup_elem(&plan, &zero);
-	__u16 length = FRAME - ETH_HLEN, port, udp_length = length - sizeof(struct iphdr);
+	__u16 length = FRAME - ETH_HLEN, port, to_port, udp_length = length - sizeof(struct iphdr);
 
 	if (!p || (void *)(f + 1) > (void *)(long)ctx->data_end)
 		return XDP_ABORTED;
@@ -91,9 +96,17 @@ int generate(struct xdp_md *ctx)
 		if (!p->first_ns)
 			p->first_ns = p->last_ns;
 	}
-	flow = p->next++ % p->flows;
-	client = p->client + (flow >> PORT_BITS);
-	server = p->server + (flow >> PORT_BITS);
+	if (p->next++ % p->spread) {
+		flow = p->begun++ & BEGUN_MASK;
+		client = p->client + BEGUN_CLIENTS + (flow >> PORT_BITS);
+		server = p->server + (flow >> PORT_BITS) % BEGUN_SERVERS;
+		to_port = p->port + 1;
+	} else {
+		flow = (p->next - 1) / p->spread % p->flows;
+		client = p->client + (flow >> PORT_BITS);
+		server = p->server + (flow >> PORT_BITS);
+		to_port = p->port;
+	}
 	port = FIRST_PORT + (flow & ((1 << PORT_BITS) - 1));
 	addresses = (client >> 16) + (client & 0xffff) + (server >> 16) + (server & 0xffff);
 
@@ -112,10 +125,10 @@ int generate(struct xdp_md *ctx)
 	f->ip.daddr = bpf_htonl(server);
 	f->ip.check = bpf_htons(folded(0x4500 + length + 0x4000 + (64 << 8 | IPPROTO_UDP) + addresses));
 	f->udp.source = bpf_htons(port);
-	f->udp.dest = bpf_htons(p->port);
+	f->udp.dest = bpf_htons(to_port);
 	f->udp.len = bpf_htons(udp_length);
 	/* the length counts twice: in the header and in the pseudo-header (RFC 768) */
-	f->udp.check = bpf_htons(folded(addresses + IPPROTO_UDP + 2 * udp_length + port + p->port));
+	f->udp.check = bpf_htons(folded(addresses + IPPROTO_UDP + 2 * udp_length + port + to_port));
 	if (!f->udp.check)
 		f->udp.check = 0xffff;
 	__builtin_memset(f->data, 0, sizeof(f->data));

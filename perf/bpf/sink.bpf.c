@@ -22,6 +22,7 @@ struct expected {
 struct counts {
 	__u64 frames;
 	__u64 from_source; /* of them, with the expected source address */
+	__u64 known; /* of these, to the port itself and not to the next, where flows of one frame go */
 };
 
 struct {
@@ -46,16 +47,22 @@ int sink(struct __sk_buff *skb)
 	struct iphdr *ip = (void *)(eth + 1);
 	struct udphdr *udp = (void *)(ip + 1);
 	__u32 zero = 0;
+	__u16 port;
 	struct expected *e = bpf_map_lookup_elem(&expected, &zero);
 	struct counts *c = bpf_map_lookup_elem(&counts, &zero);
 
 	if (!e || !c || (void *)(udp + 1) > end)
 		return TC_ACT_OK;
-	if (eth->h_proto != bpf_htons(ETH_P_IP) || ip->protocol != IPPROTO_UDP || udp->dest != bpf_htons(e->port))
+	if (eth->h_proto != bpf_htons(ETH_P_IP) || ip->protocol != IPPROTO_UDP)
+		return TC_ACT_OK;
+	port = bpf_ntohs(udp->dest);
+	if (port != e->port && port != e->port + 1)
 		return TC_ACT_OK;
 	c->frames++;
-	if (ip->saddr == bpf_htonl(e->source))
+	if (ip->saddr == bpf_htonl(e->source)) {
 		c->from_source++;
+		c->known += port == e->port;
+	}
 	return TC_ACT_SHOT;
 }
 

@@ -25,9 +25,10 @@ const BATCH: u32 = 64;
 const FLOOD_RATE: f64 = 3e6;
 
 /// Size of `struct plan` of generate.bpf.c, and where two of its members are.
-const PLAN: usize = 72;
+const PLAN: usize = 80;
 const FIRST_NS: usize = 16;
 const LAST_NS: usize = 24;
+const BEGUN: usize = 56;
 
 /// Makes frames in one network namespace.
 pub(crate) struct Generator {
@@ -37,6 +38,8 @@ pub(crate) struct Generator {
     to: [u8; 6],
     client: u32,
     server: u32,
+    /// Flows of one frame that were begun so far.
+    begun: u32,
 }
 
 /// What was sent.
@@ -68,17 +71,18 @@ impl Generator {
         let program: &mut Xdp = ebpf.program_mut("generate").context("no such program")?.try_into()?;
         program.load().context("loading the generator needs root and Linux 5.18")?;
         let plan = Array::try_from(ebpf.take_map("plan").context("no such map")?)?;
-        Ok(Generator { ebpf, plan, link, to, client, server })
+        Ok(Generator { ebpf, plan, link, to, client, server, begun: 0 })
     }
 
     /// Sends frames of `flows` flows in turn, `rate` a second (0: as fast as can be, as many as take about
-    /// this long), for `duration`. To be called in the namespace of the interface.
+    /// this long), for `duration`. One frame in `spread` is of these flows; each of the others begins a flow of its own,
+    /// to the port after [`PORT`]. To be called in the namespace of the interface.
     ///
     /// # Errors
     /// When the kernel refuses, and when a signal asks the process to end.
-    pub(crate) fn run(&mut self, flows: u32, rate: f64, duration: Duration) -> Result<Offered> {
+    pub(crate) fn run(&mut self, flows: u32, spread: u32, rate: f64, duration: Duration) -> Result<Offered> {
         let gap = if rate > 0.0 { (1e9 / rate).round() as u64 } else { 0 };
-        self.plan.set(0, self.plan(flows, gap), 0)?;
+        self.plan.set(0, self.plan(flows, spread, gap), 0)?;
         let program: &Xdp = self.ebpf.program("generate").context("no such program")?.try_into()?;
         let repeat = (if rate > 0.0 { rate } else { FLOOD_RATE } * duration.as_secs_f64()) as u32;
         let frame = [0u8; FRAME];
@@ -98,20 +102,21 @@ impl Generator {
         // tens of milliseconds.
         let after = self.plan.get(&0, 0)?;
         let word = |at: usize| u64::from_ne_bytes(after[at..at + 8].try_into().expect("eight bytes"));
+        self.begun = u32::from_ne_bytes(after[BEGUN..BEGUN + 4].try_into().expect("four bytes"));
         Ok(Offered { frames: u64::from(repeat), seconds: (word(LAST_NS) - word(FIRST_NS)) as f64 / 1e9 })
     }
 
     /// `struct plan` of generate.bpf.c.
-    fn plan(&self, flows: u32, gap_ns: u64) -> [u8; PLAN] {
+    fn plan(&self, flows: u32, spread: u32, gap_ns: u64) -> [u8; PLAN] {
         let mut p = [0; PLAN];
         p[..8].copy_from_slice(&gap_ns.to_ne_bytes());
-        let words = [flows, 0, self.link.index, self.client, self.server];
-        for (at, word) in p[32..52].chunks_exact_mut(4).zip(words) {
+        let words = [flows, 0, self.link.index, self.client, self.server, spread, self.begun];
+        for (at, word) in p[32..60].chunks_exact_mut(4).zip(words) {
             at.copy_from_slice(&word.to_ne_bytes());
         }
-        p[52..54].copy_from_slice(&PORT.to_ne_bytes());
-        p[54..60].copy_from_slice(&self.to);
-        p[60..66].copy_from_slice(&self.link.mac);
+        p[60..62].copy_from_slice(&PORT.to_ne_bytes());
+        p[62..68].copy_from_slice(&self.to);
+        p[68..74].copy_from_slice(&self.link.mac);
         p
     }
 }
@@ -134,6 +139,9 @@ pub(crate) struct Arguments {
     /// How many flows take turns.
     #[arg(long, default_value_t = 1)]
     flows: u32,
+    /// One frame in so many is of these flows; each of the others begins a flow of its own, to the next port.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    spread: u32,
     /// Frames a second; 0: as fast as can be.
     #[arg(long, default_value_t = 0.0)]
     rate: f64,
@@ -148,7 +156,7 @@ pub(crate) struct Arguments {
 /// As [`Generator::new`] and [`Generator::run`].
 pub(crate) fn run(a: &Arguments) -> Result<()> {
     let mut g = Generator::new(&a.interface, a.to.0, a.client.into(), a.server.into())?;
-    let offered = g.run(a.flows.max(1), a.rate, Duration::from_secs_f64(a.seconds))?;
+    let offered = g.run(a.flows.max(1), a.spread, a.rate, Duration::from_secs_f64(a.seconds))?;
     println!("{}", serde_json::to_string(&offered)?);
     Ok(())
 }

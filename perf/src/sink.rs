@@ -20,19 +20,25 @@ pub(crate) struct Counts {
     pub(crate) frames: u64,
     /// Of them, with the expected source address.
     pub(crate) from_source: u64,
+    /// Of these, of flows that the generator takes in turn.
+    pub(crate) known: u64,
 }
 
 impl Sub for Counts {
     type Output = Counts;
 
     fn sub(self, before: Counts) -> Counts {
-        Counts { frames: self.frames - before.frames, from_source: self.from_source - before.from_source }
+        Counts {
+            frames: self.frames - before.frames,
+            from_source: self.from_source - before.from_source,
+            known: self.known - before.known,
+        }
     }
 }
 
 /// Counts, and drops, until it is dropped itself.
 pub(crate) struct Sink {
-    counts: PerCpuArray<MapData, [u64; 2]>,
+    counts: PerCpuArray<MapData, [u64; 3]>,
     _ebpf: Ebpf,
 }
 
@@ -66,7 +72,7 @@ impl Sink {
     pub(crate) fn counts(&self) -> Result<Counts> {
         let per_cpu = self.counts.get(&0, 0)?;
         let sum = |i: usize| per_cpu.iter().map(|c| c[i]).sum();
-        Ok(Counts { frames: sum(0), from_source: sum(1) })
+        Ok(Counts { frames: sum(0), from_source: sum(1), known: sum(2) })
     }
 }
 

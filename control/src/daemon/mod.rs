@@ -209,6 +209,8 @@ async fn gateway(policies: &Arc<Policies>, watch_file: bool, signals: &mut Signa
     }
     let backed = shared.clone();
     threads.start("backing", move || {
+        // Where it shares a worker's CPU: established connections come before memory for others.
+        crate::sys::give_way()?;
         backing::run(&backed);
         Ok(())
     })?;

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 pub struct MemoryPort {
     input: VecDeque<Frame>,
     output: Vec<Frame>,
+    lags: bool,
 }
 
 impl MemoryPort {
@@ -21,6 +22,11 @@ impl MemoryPort {
         self.input.push_back(frame);
     }
 
+    /// Whether it says that too much waits: it has room for any number of frames itself.
+    pub fn set_lags(&mut self, lags: bool) {
+        self.lags = lags;
+    }
+
     /// Takes what was sent since the last call; the caller gives the frames back to the pool.
     pub fn sent(&mut self) -> Vec<Frame> {
         std::mem::take(&mut self.output)
@@ -31,6 +37,10 @@ impl Port for MemoryPort {
     fn receive(&mut self, _pool: &mut FramePool, out: &mut Vec<Frame>, max: usize) {
         let n = max.min(self.input.len());
         out.extend(self.input.drain(..n));
+    }
+
+    fn lags(&mut self) -> bool {
+        self.lags
     }
 
     fn send(&mut self, _pool: &mut FramePool, frame: Frame) -> Result<(), Frame> {

@@ -28,6 +28,11 @@ pub trait Port {
     /// Appends up to `max` received frames to `out`. Also refills what the kernel receives into.
     fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Frame>, max: usize);
 
+    /// Whether so much waits to be received that frames will soon be lost for want of room.
+    fn lags(&mut self) -> bool {
+        false
+    }
+
     /// Queues a frame for sending. When the port cannot take it the frame is given back as the error.
     ///
     /// # Errors

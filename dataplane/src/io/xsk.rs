@@ -33,6 +33,10 @@ pub const RING: u32 = 2048;
 /// Frames after which the fill ring is topped up; fewer would cost a ring update for every few packets.
 const REFILL: u32 = BURST as u32;
 
+/// A worker lags behind when this part of the frames for receiving has been received and waits: the rest is room for a
+/// stall of some hundred microseconds.
+const LAG: u32 = 4;
+
 /// The most descriptors that one `sendto` sends in copy mode (`TX_BATCH_SIZE` in net/xdp/xsk.c).
 const TX_BATCH: u32 = 32;
 
@@ -203,6 +207,10 @@ impl Port for XskPort {
         if n == 0 && self.fill.needs_wakeup() {
             sys::wake_receive(self.as_raw_fd());
         }
+    }
+
+    fn lags(&mut self) -> bool {
+        self.rx.nb_avail_exact() >= self.fill_target / LAG
     }
 
     #[inline(always)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::admission::Admission;
 use super::counters::Counters;
 use super::events::Subscription;
 use super::handoff::Ends;
@@ -60,6 +61,8 @@ pub(super) struct Core<P> {
     pub(super) pool: FramePool,
     pub(super) now: Ticks,
     pub(super) random: Random,
+    /// Who may begin a connection while the worker lags behind.
+    pub(super) admission: Admission,
     /// Connections this worker may still add without asking the common limit.
     quota: u32,
     /// How many of these are reserved or given back at a time.
@@ -103,6 +106,7 @@ impl<P: Port> Core<P> {
             pool,
             now,
             random: Random::default(),
+            admission: Admission::default(),
             quota: 0,
             quota_step,
             icmp_tokens: 0,

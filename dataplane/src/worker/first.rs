@@ -41,6 +41,9 @@ pub(super) fn first<P: Port, A: Member>(
     {
         return Ok(Fate::HandOff(owner));
     }
+    if !w.is_dry() && !w.admission.admit() {
+        return Err(DropReason::Overload);
+    }
     let timed = p.hash.is_multiple_of(SETUP_SAMPLE).then(Instant::now);
     check_addresses(&p.headers)?;
     check_first_source(w, t, p)?;

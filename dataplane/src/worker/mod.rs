@@ -1,6 +1,7 @@
 //! The worker: one thread, one queue of every interface, frames from receive to send on one core.
 
 pub mod account;
+mod admission;
 mod announce;
 pub mod backing;
 mod burst;

@@ -87,6 +87,9 @@ reasons! {
         /// New connections come faster than the machine gives memory for them; those that there are go on.
         TableGrows = "table_grows",
             "Nothing, if it was one burst: memory stays with the table. A host that gives it slowly is short of it.";
+        /// More packets come in than the worker can do, and this one would have begun a connection.
+        Overload = "overload",
+            "Find the flood (`sluice top`) and limit its source (`conntrack.limits`); or the gateway needs more queues and workers.";
         /// The source address has as many connections as it may have.
         SourceConnections = "source_connections",
             "A host is busier than `conntrack.limits` allows, or infected; raise the limit or look at the host.";

@@ -118,6 +118,7 @@ impl<P: Port> Worker<P> {
         let mut frames = taken::take_over(&mut self.core, &mut self.families);
         // After copies were made in frames that this core has written last.
         self.core.take_back();
+        let mut lags = false;
         for i in 0..self.core.ports.len() {
             let Core { ports, pool, .. } = &mut self.core;
             ports[i].receive(pool, &mut self.received, BURST);
@@ -125,6 +126,7 @@ impl<P: Port> Worker<P> {
                 continue;
             }
             frames += self.received.len();
+            lags |= self.received.len() == BURST && ports[i].lags();
             let mut received = std::mem::take(&mut self.received);
             match self.core.inlets.get(i).and_then(Inlet::only_interface) {
                 Some(interface) => burst::received(&mut self.core, &mut self.families, interface, &mut received),
@@ -133,6 +135,7 @@ impl<P: Port> Worker<P> {
             self.received = received;
             self.received.clear();
         }
+        self.core.admission.next_turn(frames, lags);
         self.core.publish_handed();
         self.ports_flushed = true;
         let Core { ports, pool, .. } = &mut self.core;

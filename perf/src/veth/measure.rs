@@ -26,6 +26,8 @@ const GUESS: f64 = 800_000.0;
 const STEP: f64 = 0.2;
 /// A flood, relative to the rate that is sustained.
 const OVERLOAD: f64 = 3.0;
+/// One frame in so many of a flood of new flows is of one that has been there before: three eighths of what is sustained.
+const LASTING: u32 = 8;
 /// Rate at which connections are made before they are measured, in frames a second.
 const WARM_UP_RATE: f64 = 150_000.0;
 /// How long to wait until the others are quiet, before each measurement.
@@ -66,6 +68,8 @@ pub(super) struct Delivered {
     pub(super) loss: f64,
     /// The gateway's CPU time for each frame that arrived, in nanoseconds.
     pub(super) cpu_ns: f64,
+    /// Share of the frames of lasting flows that arrived.
+    pub(super) kept: f64,
 }
 
 impl Subject {
@@ -138,7 +142,7 @@ impl Subject {
         let mut tries = 0;
         loop {
             let before = Snapshot::now();
-            let d = self.load(flows, rate, duration)?;
+            let d = self.load(flows, 1, rate, duration)?;
             let noise = before.since();
             tries += 1;
             if d.loss < MAX_LOSS || tries >= if noise > noise::LIMIT { TRIES } else { 2 } {
@@ -156,20 +160,32 @@ impl Subject {
         let _awake = self.gateway.awake();
         self.warm_up(flows)?;
         let rate = OVERLOAD * self.sustained;
-        quietly(|| self.load(flows, rate, duration))
+        quietly(|| self.load(flows, 1, rate, duration))
+    }
+
+    /// The same, but most of the frames begin a flow each: what share of the others', of `flows` flows that were there
+    /// before, arrives.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn flood_of_new(&mut self, flows: u32, duration: Duration) -> Result<Quietly<Delivered>> {
+        let _awake = self.gateway.awake();
+        self.warm_up(flows)?;
+        let rate = OVERLOAD * self.sustained;
+        quietly(|| self.load(flows, LASTING, rate, duration))
     }
 
     fn warm_up(&mut self, flows: u32) -> Result<()> {
         let seconds = 0.2 + 2.0 * f64::from(flows) / WARM_UP_RATE;
-        self.load(flows, WARM_UP_RATE, Duration::from_secs_f64(seconds)).map(|_| ())
+        self.load(flows, 1, WARM_UP_RATE, Duration::from_secs_f64(seconds)).map(|_| ())
     }
 
-    fn load(&mut self, flows: u32, rate: f64, duration: Duration) -> Result<Delivered> {
+    fn load(&mut self, flows: u32, spread: u32, rate: f64, duration: Duration) -> Result<Delivered> {
         let (before, cpu) = (self.sink.counts()?, self.gateway.cpu_ns()?);
         let generator = &mut self.generator;
         let offered: Offered = lab::inside(&self.gateway.lab.client(), || {
             sys::pin(HOST_CPU)?;
-            generator.run(flows, rate, duration)
+            generator.run(flows, spread, rate, duration)
         })?;
         let cpu = self.gateway.cpu_ns()? - cpu;
         sleep(DRAIN);
@@ -187,6 +203,7 @@ impl Subject {
             rate: frames as f64 / offered.seconds,
             loss: 1.0 - frames as f64 / offered.frames as f64,
             cpu_ns: cpu as f64 / frames as f64,
+            kept: arrived.known as f64 * f64::from(spread) / offered.frames as f64,
         })
     }
 

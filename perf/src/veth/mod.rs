@@ -33,6 +33,13 @@ use self::samples::{Samples, Test};
 use crate::report::{Report, write_file};
 use crate::sys;
 
+/// Connections that last, while others flood.
+const LASTING: &str = "udp-lasting-1k";
+/// About as many as begin in a flood, at least.
+const BEGUN: u32 = 1 << 20;
+/// What share of their packets Sluice should forward, in per cent.
+const KEPT: f64 = 90.0;
+
 /// `sluice-perf veth`
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -113,10 +120,13 @@ pub(crate) fn run(a: &Arguments) -> Result<()> {
     }
     let mut samples = Samples::default();
     let (flows, repeat) = (a.flows(), if a.quick { 1 } else { a.repeat });
-    let _table = KernelTable::hold(flows.iter().copied().max().unwrap_or(0))?;
+    let _table = KernelTable::hold(flows.iter().copied().max().unwrap_or(0).max(BEGUN))?;
     for round in 0..repeat as usize {
         for n in flows {
             udp(&mut subjects, &mut samples, round, *n, a)?;
+        }
+        if a.mode.includes(Mode::Flood) {
+            lasting(&mut subjects, &mut samples, round, a)?;
         }
         if tcp {
             connections(&subjects, &mut samples, round, a.quick)?;
@@ -146,6 +156,17 @@ fn udp(subjects: &mut [Subject], samples: &mut Samples, round: usize, flows: u32
         for s in subjects.iter_mut().filter(|s| s.gateway.kind.has_own_cpu()) {
             take("flood", s.gateway.kind, s.flood(flows, duration)?);
         }
+    }
+    Ok(())
+}
+
+/// What share of a thousand flows' frames arrives while others begin seven times as many.
+fn lasting(subjects: &mut [Subject], samples: &mut Samples, round: usize, a: &Arguments) -> Result<()> {
+    let duration = Duration::from_millis(if a.quick { 300 } else { 1000 });
+    for s in subjects.iter_mut().filter(|s| s.gateway.kind.has_own_cpu() && s.gateway.kind.translates()) {
+        let d = s.flood_of_new(1024, duration)?;
+        samples.add(round, s.gateway.kind, LASTING, "%", 100.0 * d.value.kept);
+        samples.noise = samples.noise.max(d.noise);
     }
     Ok(())
 }
@@ -224,7 +245,8 @@ fn show(samples: &Samples, a: &Arguments) -> Result<()> {
     for (i, test) in samples.tests().iter().enumerate() {
         for g in &a.gateways {
             let Some(s) = samples.summary(i, *g) else { continue };
-            report.add_above(&format!("veth-{}-{g}", test.name), s.median, test.unit, None);
+            let budget = (test.name == LASTING && *g == Kind::Sluice).then_some(KEPT);
+            report.add_above(&format!("veth-{}-{g}", test.name), s.median, test.unit, budget);
             report.add_below(&format!("veth-{}-{g}-spread", test.name), s.most - s.least, test.unit, None);
         }
     }

@@ -199,19 +199,26 @@ fn what_was_said_of_a_connection_that_has_gone_is_of_no_use() {
 
 #[test]
 fn a_burst_of_own_and_others_packets() {
-    let mut g = Gateway::new(2, policy(), fib());
-    for port in 4000..4008 {
-        assert_eq!(g.packet_at(usize::from(port % 2), LAN, &query(port)).len(), 1);
-    }
-    let [even, odd] = &mut g.workers[..] else { unreachable!("there are two") };
-    for number in 0..40 {
-        inject(odd, WAN, &answer(4000 + number as u16 % 8, number, 4));
-    }
-    odd.turn();
-    even.turn();
-    for (w, parity) in [(odd, 1), (even, 0)] {
-        let expected: Vec<_> = (0..40).filter(|n| n % 2 == parity).map(|n| (4000 + n as u16 % 8, n)).collect();
-        assert_eq!(answers(w), expected);
+    // Which packets of a burst are another worker's.
+    let others: [fn(u32) -> bool; 7] =
+        [|n| n % 2 == 0, |_| true, |n| n == 0, |n| n > 20, |n| n > 40, |n| n == 63, |n| n / 16 % 2 == 1];
+    for is_others in others {
+        let mut g = Gateway::new(2, policy(), fib());
+        for worker in 0..2 {
+            assert_eq!(g.packet_at(worker, LAN, &query(4000 + worker as u16)).len(), 1);
+        }
+        let [other, own] = &mut g.workers[..] else { unreachable!("there are two") };
+        let packets: Vec<(u16, u32)> = (0..64).map(|n| (if is_others(n) { 4000 } else { 4001 }, n)).collect();
+        for (port, number) in &packets {
+            inject(own, WAN, &answer(*port, *number, 4));
+        }
+        own.turn();
+        other.turn();
+        for (w, port) in [(own, 4001), (other, 4000)] {
+            let due: Vec<_> = packets.iter().copied().filter(|p| p.0 == port).collect();
+            assert_eq!(answers(w), due);
+            assert_eq!(w.pool().available() as u32, w.pool().frames());
+        }
     }
 }
 

@@ -231,6 +231,7 @@ fn sift<P: Port, A: Member>(
 ) -> usize {
     // All are asked about before any is handed over: each of the two loops needs many registers.
     let mut owners = [None; SIFTED];
+    assert!(part.len() <= owners.len());
     if let Some(directory) = w.shared.directory.view() {
         for (owner, p) in owners.iter_mut().zip(&burst[part.clone()]) {
             let Transport::Flow(ports) = p.transport() else { continue };
@@ -284,7 +285,7 @@ fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
     let mut strangers = false;
     let (mut sifted, mut kept, mut at) = (0, 0, 0);
     while at < burst.len() {
-        let end = burst.len().min(at + SIFTED);
+        let (end, before) = (burst.len().min(at + SIFTED), strangers);
         let (homes, slots) = (t.table.homes(), t.slab.ahead());
         let directory = w.shared.directory.view().filter(|_| unwatched);
         for p in &mut burst[at..end] {
@@ -299,7 +300,8 @@ fn stages<P: Port, A: Member>(w: &mut Core<P>, families: &mut Families) {
             }
         }
         if strangers {
-            kept = sift(w, t, &mut burst, sifted..at, kept);
+            // Before the first part with strangers all stay.
+            kept = if before { sift(w, t, &mut burst, sifted..at, kept) } else { at };
             sifted = at;
         }
         at = end;

@@ -6,6 +6,7 @@ import time
 
 from lab.policy import *
 from lab.programs import families
+from lab.wire import checksum
 from runner import test
 
 BOTH = (1, 2)
@@ -31,15 +32,6 @@ def listen_in(ns):
         s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
     s.bind(('eth0', 0))
     return s
-
-
-def checksum(data):
-    """The Internet checksum; 0 of what has the right one."""
-    data += b'\0' * (len(data) % 2)
-    total = sum(struct.unpack('!%dH' % (len(data) // 2), data))
-    while total >> 16:
-        total = (total & 0xffff) + (total >> 16)
-    return ~total & 0xffff
 
 
 def pseudo(source, destination, length):

@@ -9,14 +9,15 @@ use crate::io::BURST;
 
 /// So many may begin in a turn however much comes in.
 const LEAST: u32 = 4;
-/// Four full bursts of them: hardly a limit, and a few halvings away from one.
+/// From here on there is no limit, however many ports a worker has: it keeps up.
 const MOST: u32 = 4 * BURST as u32;
 
 /// One worker's limit.
 #[derive(Debug)]
 pub(super) struct Admission {
-    /// Connections that may begin in a turn, and those of them that have not in this one.
+    /// Connections that may begin in a turn, unless it is [`MOST`].
     quota: u32,
+    /// Those that may yet begin in this one.
     left: u32,
     /// Packets that would have begun one in this turn.
     asked: usize,
@@ -24,7 +25,7 @@ pub(super) struct Admission {
 
 impl Default for Admission {
     fn default() -> Self {
-        Admission { quota: MOST, left: MOST, asked: 0 }
+        Admission { quota: MOST, left: u32::MAX, asked: 0 }
     }
 }
 
@@ -48,6 +49,30 @@ impl Admission {
             // Slowly: a flood is still there when the worker has caught up with it.
             (self.quota + 1).min(MOST)
         };
-        (self.left, self.asked) = (self.quota, 0);
+        let left = if self.quota < MOST { self.quota } else { u32::MAX };
+        (self.left, self.asked) = (left, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many of a thousand begin in a turn.
+    fn turn(a: &mut Admission, frames: usize, lags: bool) -> usize {
+        let n = (0..1000).filter(|_| a.admit()).count();
+        a.next_turn(frames, lags);
+        n
+    }
+
+    #[test]
+    fn there_is_no_limit_but_while_it_lags_and_shortly_after() {
+        let mut a = Admission::default();
+        assert!((0..3).all(|_| turn(&mut a, 1001, false) == 1000));
+        assert!((0..3).all(|_| turn(&mut a, 1000, true) == 1000), "nothing else comes in");
+        let lagging: Vec<usize> = (0..8).map(|_| turn(&mut a, 1001, true)).collect();
+        assert_eq!(lagging, [1000, 128, 64, 32, 16, 8, 4, 4]);
+        let later: Vec<usize> = (LEAST..=MOST).map(|_| turn(&mut a, 1001, false)).collect();
+        assert!(later.is_sorted() && later.ends_with(&[MOST as usize - 1, 1000]), "{later:?}");
     }
 }
